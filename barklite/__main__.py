@@ -1,0 +1,257 @@
+"""The `barklite` command. Mistakes get one line on stderr and a non-zero exit status, never a traceback."""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+PAUSE = 0.25  # seconds of silence between the sentences of a long text
+
+DESCRIPTION = """Speak a text with Bark.
+
+Other commands:
+  barklite voices [LANGUAGE]      list the names of Suno's voices
+  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 for an error, 2 for wrong usage, 130 if
+    interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
+    warnings.showwarning = lambda message, *_, **__: print(f"barklite: {message}", file=sys.stderr)
+    try:
+        return command(arguments[1:]) if command else _speak(arguments)
+    except KeyboardInterrupt:
+        print("barklite: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left: nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError as error:
+        print(f"barklite: not enough memory {error}".rstrip(), file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"barklite: {_sentence(error)}", file=sys.stderr)
+    except RuntimeError as error:  # PyTorch's word for a device that is out of memory, among others
+        if "out of memory" not in str(error):
+            raise
+        print("barklite: the device is out of memory: try --offload or a smaller model", file=sys.stderr)
+    return 1
+
+
+def _speak(arguments: list[str]) -> int:
+    parser = _parser("barklite", DESCRIPTION)
+    parser.add_argument("text", nargs="?", help='what to say; "-" reads standard input')
+    parser.add_argument(
+        "-i", "--input", metavar="FILE", help="a text file of any length, spoken by sentences"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default="bark.wav", help="the WAV file (default: %(default)s)"
+    )
+    parser.add_argument("--float", action="store_true", help="write 32-bit float samples, not 16-bit")
+    parser.add_argument("-f", "--force", action="store_true", help="replace files that exist")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no report")
+    _model_options(parser)
+    group = parser.add_argument_group("voice and sampling")
+    group.add_argument("--voice", metavar="NAME", help="a name such as v2/en_speaker_6, or an .npz file")
+    group.add_argument("--save-voice", metavar="FILE", help="keep this voice as an .npz file")
+    group.add_argument("--seed", type=int, help="makes the result repeatable")
+    group.add_argument("--rules", help="suno (default) or transformers: whose tokens to reproduce")
+    group.add_argument("--temperature", type=float, help="of the semantic and coarse stages (default: 0.7)")
+    group.add_argument("--fine-temperature", type=float, help="of the fine stage (default: 0.5)")
+    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="draw from the likeliest tokens that sum up to P"
+    )
+    group.add_argument(
+        "--min-eos-p", type=float, metavar="P", help="end when the end is this likely (default: 0.2)"
+    )
+    group.add_argument("--max-seconds", type=float, metavar="S", help="end after this much sound")
+    options = parser.parse_args(arguments)
+    if (options.text is None) == (options.input is None):
+        parser.error("give a text, or - for standard input, or -i FILE")
+
+    text, long = _text(options)
+    outputs = [path for path in (options.output, options.save_voice) if path]
+    if len(outputs) == 2 and os.path.realpath(outputs[0]) == os.path.realpath(outputs[1]):
+        raise ValueError("--output and --save-voice name the same file")
+    from . import atomic
+
+    for path in outputs:
+        atomic.check_writable(path)
+        if os.path.isfile(path) and not options.force:
+            raise FileExistsError(f"{path} exists: give -f to replace it, or -o another name")
+
+    config_of = _generation(options)  # bad settings are refused before a model is loaded
+    from . import Bark
+
+    bark = Bark.from_pretrained(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        offload=options.offload,
+        revision=options.revision,
+    )
+    config = config_of(bark.config.generation)
+    progress = False if options.quiet else None
+    if long:
+        clips = list(bark.stream(text, options.voice, options.seed, config, progress))
+    else:
+        clips = [bark.generate(text, options.voice, options.seed, config, progress)]
+    _write(options, clips)
+    return 0
+
+
+def _text(options: argparse.Namespace) -> tuple[str, bool]:
+    """What to say, and whether it is a file of any length."""
+    if options.input is not None:
+        if options.input.endswith(".jsonl"):
+            raise ValueError("a .jsonl file is not read: give a text file")
+        data = sys.stdin.buffer.read() if options.input == "-" else Path(options.input).read_bytes()
+        source = options.input
+    elif options.text == "-":
+        data, source = sys.stdin.buffer.read(), "standard input"
+    else:
+        return options.text, False
+    try:
+        return data.decode("utf-8-sig"), options.input is not None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _generation(options: argparse.Namespace):
+    """A function that puts the options' settings in place of a checkpoint's; bad ones raise ValueError at
+    once.
+    """
+    from dataclasses import replace
+
+    from .config import GenerationConfig
+
+    def given(**values) -> dict:
+        return {name: value for name, value in values.items() if value is not None}
+
+    filters = given(top_k=options.top_k, top_p=options.top_p)
+    drawn = given(temperature=options.temperature) | filters
+    fine = given(temperature=options.fine_temperature)
+    rest = given(min_eos_p=options.min_eos_p, max_seconds=options.max_seconds, rules=options.rules)
+
+    def changed(config: GenerationConfig) -> GenerationConfig:
+        return replace(
+            config,
+            semantic=replace(config.semantic, **drawn),
+            coarse=replace(config.coarse, **drawn),
+            fine=replace(config.fine, **fine),
+            **rest,
+        )
+
+    changed(GenerationConfig())
+    if options.seed is not None:
+        from .sampling import check_seed
+
+        check_seed(options.seed)
+    return changed
+
+
+def _write(options: argparse.Namespace, clips: list) -> None:
+    """The joined sound and, if asked, the voice; and a line that says what was made."""
+    import numpy as np
+
+    from . import atomic
+    from .clip import clipped, wav
+
+    rate = clips[0].sample_rate
+    silence = np.zeros(round(PAUSE * rate), dtype=np.float32)
+    parts = [part for clip in clips for part in (silence, clip.audio)][1:]
+    audio = np.concatenate(parts)
+    if not options.float and (n := clipped(audio)):
+        warnings.warn(
+            f"{n} of {len(audio)} samples were clipped to [-1, 1] (--float keeps them)", stacklevel=2
+        )
+    if options.save_voice:
+        clips[0].voice().save(options.save_voice)
+    atomic.write_bytes(options.output, wav(audio, rate, options.float))
+    if not options.quiet:
+        seconds = {stage: sum(clip.timings[stage] for clip in clips) for stage in clips[0].timings}
+        spent = ", ".join(f"{stage} {second:.1f} s" for stage, second in seconds.items())
+        cut = sum(clip.finish_reason == "length" for clip in clips)
+        note = f"; {cut} of {len(clips)} reached the length limit" if cut else ""
+        print(
+            f"{options.output}: {len(audio) / rate:.1f} s, seed {clips[0].seed}{note} ({spent})",
+            file=sys.stderr,
+        )
+
+
+def _voices(arguments: list[str]) -> int:
+    parser = _parser("barklite voices", "List the names of Suno's voices.")
+    parser.add_argument("language", nargs="?", help="such as en, de or zh (default: all)")
+    options = parser.parse_args(arguments)
+    from .voice import voices
+
+    print("\n".join(voices(options.language)))
+    return 0
+
+
+def _convert(arguments: list[str]) -> int:
+    parser = _parser(
+        "barklite convert", "Make a barklite checkpoint of a Hub id or a directory in any layout."
+    )
+    parser.add_argument("source", help="suno/bark, suno/bark-small, or a directory")
+    parser.add_argument("directory", help="where the new checkpoint goes")
+    parser.add_argument("--dtype", help="float32, float16 or bfloat16, for the three token models")
+    parser.add_argument(
+        "--encoder", action="store_true", help="keep the codec's encoder and all its codebooks"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="replace a barklite checkpoint that exists"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    from . import hub
+    from .checkpoint import convert
+    from .inputs import pick_dtype
+
+    dtype = pick_dtype(options.dtype)
+    source = Path(options.source)
+    if not source.is_dir():
+        if not hub.is_repo_id(options.source):
+            raise FileNotFoundError(f"{source} is neither a directory nor a Hub id such as suno/bark-small")
+        source = hub.download(options.source, options.revision)
+    convert(
+        source, options.directory, dtype, options.encoder, options.force, False if options.quiet else None
+    )
+    return 0
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-m", "--model", metavar="NAME", help="a Hub id (suno/bark-small) or a checkpoint directory"
+    )
+    group.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    group.add_argument("--device", help="cuda, mps or cpu (default: the first that is there)")
+    group.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the checkpoint's)")
+    group.add_argument("--offload", action="store_true", help="keep one model at a time on the device")
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        name,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _sentence(error: Exception) -> str:
+    """An error as one line; the operating system's with the file's name in front."""
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror[:1].lower()}{error.strerror[1:]}"
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What a generation gives back: sound, and the tokens that it was made of."""
+
+import base64
+import io
+import os
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import atomic
+from .config import TokenConfig
+from .voice import Voice
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One generated sound.
+
+    audio: float32 (samples,), nominally in [-1, 1]. semantic: int64 (N,). codes: int64 (8, T), 320 samples a
+    frame.
+    seed: what reproduces it. finish_reason: "eos" if the model ended it, "length" if a limit did. timings:
+    seconds spent in each stage.
+    """
+
+    audio: np.ndarray
+    sample_rate: int
+    semantic: np.ndarray
+    codes: np.ndarray
+    text: str
+    seed: int
+    finish_reason: str
+    timings: dict[str, float] = field(default_factory=dict)
+    tokens: TokenConfig = field(default_factory=TokenConfig, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """How long it sounds."""
+        return len(self.audio) / self.sample_rate
+
+    def voice(self, name: str | None = None) -> Voice:
+        """This clip as a history prompt, for the next text to be spoken in the same voice.
+
+        ValueError if it is too short: below about ten semantic tokens the three stages' lengths need not
+        match.
+        """
+        if self.codes.shape[1] == 0:
+            raise ValueError("an empty clip has no voice")
+        return Voice(self.semantic, self.codes[: self.tokens.n_coarse], self.codes, name, self.tokens)
+
+    def save(self, path: str | os.PathLike, *, float32: bool = False) -> None:
+        """Write a WAV: 16-bit PCM, or 32-bit float if asked. Warns if samples had to be clipped; OSError if
+        it cannot.
+
+        The file appears whole or not at all.
+        """
+        if not float32 and (n := clipped(self.audio)):
+            warnings.warn(f"{n} of {len(self.audio)} samples were clipped to [-1, 1]", stacklevel=2)
+        atomic.write_bytes(path, self.wav(float32=float32))
+
+    def wav(self, *, float32: bool = False) -> bytes:
+        """The bytes of the WAV file that `save` writes."""
+        return wav(self.audio, self.sample_rate, float32)
+
+    def _repr_html_(self) -> str:
+        """A player, in a notebook."""
+        sound = base64.b64encode(self.wav()).decode("ascii")
+        return f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
+
+
+def clipped(audio: np.ndarray) -> int:
+    """Samples that 16-bit PCM cannot hold."""
+    return int((np.abs(audio) > 1).sum())
+
+
+def wav(audio: np.ndarray, sample_rate: int, float32: bool = False) -> bytes:
+    """Audio (samples,) in [-1, 1] as a WAV file, 16-bit PCM or 32-bit float; what lies outside is clipped in
+    PCM.
+    """
+    import scipy.io.wavfile
+
+    if not float32:
+        audio = np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)
+    buffer = io.BytesIO()
+    scipy.io.wavfile.write(buffer, sample_rate, audio)
+    return buffer.getvalue()

@@ -1,0 +1,372 @@
+"""Every number of Bark in one place: sizes, token ids, windows, sampling settings.
+
+All dataclasses are frozen and compare by value. The defaults are those of the released checkpoints
+(specification sections 1.2, 1.3, 3.1 and 6); a model trained with other numbers carries its own in
+`config.json`.
+
+Axes, in this order everywhere: B batch, T positions or frames, K codebooks, H heads, D width, V vocabulary.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+RULES = ("suno", "transformers")
+FORMAT_VERSION = 1
+
+
+def _number(x) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and not math.isnan(x)
+
+
+def _whole(x) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """A causal token model, semantic or coarse. Linears and LayerNorms have no bias (spec 3.2)."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    input_vocab_size: int
+    output_vocab_size: int
+    block_size: int = 1024  # learned positions
+
+
+@dataclass(frozen=True)
+class FineConfig:
+    """The bidirectional fine model: a token table a codebook, LayerNorms with bias (spec 3.5)."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    vocab_size: int = 1056
+    block_size: int = 1024
+    n_codes_total: int = 8
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """EnCodec (spec 6). One frame is prod(ratios) samples: 320 at 24 kHz, 75 frames a second."""
+
+    sample_rate: int = 24_000
+    n_filters: int = 32
+    dimension: int = 128
+    ratios: tuple[int, ...] = (8, 5, 4, 2)  # as the decoder upsamples; the encoder runs them backwards
+    n_codebooks: int = 8
+    codebook_size: int = 1024
+    encoder: bool = False  # whether the checkpoint holds the encoder too
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.ratios)
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """Id spaces, slots, windows and rates: what ties the four models together (spec 1.2, 1.3)."""
+
+    # semantic model: [text n_text][history n_semantic_history][semantic_infer] -> semantic tokens
+    text_offset: int = 10_048  # added to every tokenizer id
+    text_pad: int = 129_595
+    semantic_infer: int = 129_599
+    semantic_vocab_size: int = 10_000
+    semantic_eos: int = 10_000  # pads the history half of the prompt; ends the output
+    n_text: int = 256
+    n_semantic_history: int = 256
+    semantic_rate: float = 49.9  # tokens a second
+
+    # coarse model: [semantic n_coarse_semantic][coarse_infer][history, interleaved codes]
+    coarse_pad: int = 12_048
+    coarse_infer: int = 12_050
+    n_coarse_semantic: int = 256
+    n_coarse: int = 2  # codebooks it predicts
+    coarse_window: int = 60  # tokens generated before the window slides
+    max_coarse_history: int = 630  # tokens
+    frame_rate: float = 75.0  # codec frames a second
+
+    # fine model: fills codebooks n_coarse .. n_codebooks-1
+    n_codebooks: int = 8
+    codebook_size: int = 1024
+    fine_pad: int = 1024
+    fine_window: int = 1024  # frames seen at once
+    fine_hop: int = 512  # frames a window moves
+    max_fine_history: int = 512  # frames
+
+    @property
+    def coarse_per_semantic(self) -> float:
+        """R of spec 1.1: coarse tokens a semantic token; the order of evaluation is part of the rule."""
+        return self.frame_rate / self.semantic_rate * self.n_coarse
+
+    @property
+    def n_prompt(self) -> int:
+        """Positions of the semantic prompt: text and history are merged, and one more starts the answer."""
+        return self.n_text + 1
+
+    def coarse_steps(self, n_semantic: int) -> int:
+        """Coarse tokens made for `n_semantic` semantic tokens, a whole number of frames (spec 4.2)."""
+        return self.n_coarse * math.floor(n_semantic * self.coarse_per_semantic / self.n_coarse)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How one token is drawn. temperature 0 takes the likeliest; None switches a filter off."""
+
+    temperature: float = 0.7
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (_number(self.temperature) and 0 <= self.temperature < math.inf):
+            raise ValueError(
+                f"temperature is {self.temperature!r}; it must be 0 (greedy) or a positive number"
+            )
+        if self.top_k is not None and not (_whole(self.top_k) and self.top_k >= 1):
+            raise ValueError(
+                f"top_k is {self.top_k!r}; it must be a whole number of at least 1, or None for all"
+            )
+        if self.top_p is not None and not (_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p is {self.top_p!r}; it must lie in (0, 1], or be None for all")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Settings of one generation.
+
+    rules: whose order of filters, end rule and draw widths to follow (spec 4.5, 8.2): "suno" for Suno's
+        package, "transformers" for Hugging Face's. Same weights, same seed, CPU and float32: their tokens.
+    min_eos_p: end the semantic stage when the end's probability reaches this; None waits until it is drawn.
+    max_seconds: a limit on the sound's length; None leaves `max_semantic_tokens` (768, 15.4 s) in force.
+    max_coarse_history: coarse tokens the coarse model looks back on.
+    truncate: cut a text that is too long, with a warning, where otherwise it is an error.
+    """
+
+    semantic: SamplingConfig = SamplingConfig(0.7)
+    coarse: SamplingConfig = SamplingConfig(0.7)
+    fine: SamplingConfig = SamplingConfig(0.5)
+    min_eos_p: float | None = 0.2
+    max_semantic_tokens: int = 768
+    max_seconds: float | None = None
+    max_coarse_history: int = 630
+    rules: str = "suno"
+    truncate: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("semantic", "coarse", "fine"):
+            if not isinstance(getattr(self, name), SamplingConfig):
+                raise ValueError(f"{name} must be a SamplingConfig, for example SamplingConfig(0.7)")
+        if self.min_eos_p is not None and not (_number(self.min_eos_p) and 0 < self.min_eos_p <= 1):
+            raise ValueError(f"min_eos_p is {self.min_eos_p!r}; it must lie in (0, 1], or be None")
+        if not (_whole(self.max_semantic_tokens) and self.max_semantic_tokens >= 1):
+            raise ValueError(f"max_semantic_tokens is {self.max_semantic_tokens!r}; it must be at least 1")
+        if self.max_seconds is not None and not (
+            _number(self.max_seconds) and 0 <= self.max_seconds < math.inf
+        ):
+            raise ValueError(f"max_seconds is {self.max_seconds!r}; it must be a number of seconds, or None")
+        if not (_whole(self.max_coarse_history) and self.max_coarse_history >= 1):
+            raise ValueError(
+                f"max_coarse_history is {self.max_coarse_history!r}; it must be a number of tokens"
+            )
+        if self.rules not in RULES:
+            raise ValueError(f"rules is {self.rules!r}; choose one of {', '.join(RULES)}")
+
+    @classmethod
+    def transformers(cls, **changes) -> "GenerationConfig":
+        """What Hugging Face's published `generation_config.json` sets (spec 1.4): top_k 50, no min_eos_p."""
+        published = dict(
+            semantic=SamplingConfig(0.7, top_k=50),
+            coarse=SamplingConfig(0.7, top_k=50),
+            min_eos_p=None,
+            rules="transformers",
+        )
+        return cls(**{**published, **changes})
+
+    def semantic_limit(self, tokens: TokenConfig) -> int:
+        """Semantic tokens after which the stage stops, whether or not the end was drawn.
+
+        The token that crosses `max_seconds` stays, and seconds are summed token by token, as Suno does:
+        10 s keeps 499 tokens (spec 4.1).
+        """
+        if self.max_seconds is None:
+            return self.max_semantic_tokens
+        n, seconds = 1, 1 / tokens.semantic_rate
+        while seconds <= self.max_seconds and n < self.max_semantic_tokens:
+            n, seconds = n + 1, seconds + 1 / tokens.semantic_rate
+        return n
+
+
+@dataclass(frozen=True)
+class BarkConfig:
+    """Everything but the weights: four models, the ids between them, the tokenizer's kind, the defaults."""
+
+    semantic: GPTConfig
+    coarse: GPTConfig
+    fine: FineConfig
+    codec: CodecConfig = CodecConfig()
+    tokens: TokenConfig = TokenConfig()
+    tokenizer: str = "wordpiece"  # "wordpiece" | "sentencepiece" | "bytes" (models with random weights)
+    generation: GenerationConfig = GenerationConfig()
+
+    def __post_init__(self) -> None:
+        """Models that do not fit together are refused here, in words, not by an index error in a stage."""
+        t = self.tokens
+        for ok, wrong in (
+            *(
+                (
+                    m.n_layer > 0 and m.n_head > 0 and m.n_embd % m.n_head == 0,
+                    f"{name}.n_head does not divide n_embd",
+                )
+                for name, m in (("semantic", self.semantic), ("coarse", self.coarse), ("fine", self.fine))
+            ),
+            (min(t.semantic_rate, t.frame_rate, t.coarse_window, t.fine_hop) > 0, "a rate or window is 0"),
+            (self.fine.n_codes_total == t.n_codebooks, "fine.n_codes_total and tokens.n_codebooks differ"),
+            (
+                self.codec.n_codebooks >= t.n_codebooks,
+                "the codec has fewer codebooks than tokens.n_codebooks",
+            ),
+            (
+                self.codec.codebook_size == t.codebook_size,
+                "codec.codebook_size and tokens.codebook_size differ",
+            ),
+            (0 < t.n_coarse < t.n_codebooks, "tokens.n_coarse must lie between 1 and n_codebooks - 1"),
+            (t.fine_pad < self.fine.vocab_size, "tokens.fine_pad is outside the fine vocabulary"),
+            (t.codebook_size <= t.fine_pad, "tokens.fine_pad is one of the codes"),
+            (t.fine_window <= self.fine.block_size, "tokens.fine_window exceeds fine.block_size"),
+            (
+                t.fine_hop + t.max_fine_history <= t.fine_window,
+                "fine history and hop exceed tokens.fine_window",
+            ),
+            (
+                t.semantic_eos < self.semantic.output_vocab_size,
+                "tokens.semantic_eos is outside the vocabulary",
+            ),
+            (
+                t.semantic_vocab_size == t.semantic_eos,
+                "tokens.semantic_eos must follow the last semantic token",
+            ),
+            (
+                max(t.text_pad, t.semantic_infer) < self.semantic.input_vocab_size,
+                "a text id has no embedding",
+            ),
+            (
+                max(t.coarse_pad, t.coarse_infer) < self.coarse.input_vocab_size,
+                "a coarse id has no embedding",
+            ),
+            (
+                t.semantic_vocab_size + t.n_coarse * t.codebook_size <= self.coarse.output_vocab_size,
+                "the coarse vocabulary is smaller than its codes",
+            ),
+            (
+                t.n_semantic_history == t.n_text,
+                "text and semantic history must have the same number of slots",
+            ),
+            (t.n_prompt <= self.semantic.block_size, "the semantic prompt exceeds semantic.block_size"),
+            (
+                t.n_coarse_semantic + 1 + t.max_coarse_history + t.coarse_window
+                <= self.coarse.block_size + 1,
+                "the coarse prompt exceeds coarse.block_size",
+            ),
+            (t.coarse_window % t.n_coarse == 0, "tokens.coarse_window must be a whole number of frames"),
+        ):
+            if not ok:
+                raise ValueError(f"configuration does not fit together: {wrong}")
+
+    def check(self, generation: GenerationConfig) -> None:
+        """ValueError if these models cannot do what `generation` asks."""
+        most, t = self.max_semantic_tokens, self.tokens
+        if generation.max_semantic_tokens > most:
+            raise ValueError(
+                f"max_semantic_tokens is {generation.max_semantic_tokens}; this model makes up to {most}"
+            )
+        if not t.coarse_window <= generation.max_coarse_history <= t.max_coarse_history:
+            raise ValueError(
+                f"max_coarse_history is {generation.max_coarse_history}; "
+                f"it must lie between {t.coarse_window} and {t.max_coarse_history}"
+            )
+
+    @property
+    def max_semantic_tokens(self) -> int:
+        """The most semantic tokens one call can make: 1024 positions hold the prompt and 767 of 768
+        tokens.
+        """
+        return self.semantic.block_size - self.tokens.n_prompt + 1
+
+    @classmethod
+    def small(cls) -> "BarkConfig":
+        """suno/bark-small: 12 layers, 12 heads, width 768; 390 million parameters in three models."""
+        return cls._sized(n_layer=12, n_head=12, n_embd=768)
+
+    @classmethod
+    def large(cls) -> "BarkConfig":
+        """suno/bark: 24 layers, 16 heads, width 1024; 1.09 billion parameters in three models."""
+        return cls._sized(n_layer=24, n_head=16, n_embd=1024)
+
+    @classmethod
+    def tiny(cls) -> "BarkConfig":
+        """Bark's ids and windows at 2 layers of width 16 with a thin codec: for tests, it only makes
+        noise.
+        """
+        codec = CodecConfig(n_filters=4, dimension=16)
+        generation = GenerationConfig(max_seconds=3.0)  # random weights hardly ever draw the end
+        return dataclasses.replace(
+            cls._sized(n_layer=2, n_head=2, n_embd=16), codec=codec, tokenizer="bytes", generation=generation
+        )
+
+    @classmethod
+    def _sized(cls, **size: int) -> "BarkConfig":
+        return cls(
+            semantic=GPTConfig(input_vocab_size=129_600, output_vocab_size=10_048, **size),
+            coarse=GPTConfig(input_vocab_size=12_096, output_vocab_size=12_096, **size),
+            fine=FineConfig(**size),
+        )
+
+    def to_dict(self) -> dict:
+        """Plain JSON types, with the format's version."""
+        return {"model_type": "barklite", "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "BarkConfig":
+        """The inverse of `to_dict`; ValueError names an unknown, missing or ill-typed entry."""
+        data = dict(data)
+        version = data.pop("format_version", None)
+        if data.pop("model_type", None) != "barklite":
+            raise ValueError("model_type is not 'barklite'")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"format_version is {version!r}, this barklite reads {FORMAT_VERSION}; update barklite"
+            )
+        return _build(cls, data, "")
+
+
+def _build(cls: type, data: dict, path: str):
+    """`data` as an instance of dataclass `cls`, strictly: JSON types are checked against the annotations."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{path or 'the configuration'} must be an object, not {data!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in data.keys() - fields.keys():
+        raise ValueError(f"unknown entry {path}{name}")
+    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    for name in required - data.keys():
+        raise ValueError(f"entry {path}{name} is missing")
+    values = {}
+    for name, value in data.items():
+        kind = fields[name].type
+        if dataclasses.is_dataclass(kind):
+            value = _build(kind, value, f"{path}{name}.")
+        elif kind is int and not (_whole(value) and value >= 0):
+            raise ValueError(f"{path}{name} must be a whole number, not {value!r}")
+        elif kind is float and not (_number(value) and 0 <= value < math.inf):
+            raise ValueError(f"{path}{name} must be a number of at least 0, not {value!r}")
+        elif kind is bool and not isinstance(value, bool):
+            raise ValueError(f"{path}{name} must be true or false, not {value!r}")
+        elif kind is str and not isinstance(value, str):
+            raise ValueError(f"{path}{name} must be a string, not {value!r}")
+        elif kind == tuple[int, ...]:
+            if not (isinstance(value, list) and value and all(_whole(v) and v > 0 for v in value)):
+                raise ValueError(f"{path}{name} must be a list of positive whole numbers, not {value!r}")
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)

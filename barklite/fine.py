@@ -1,0 +1,75 @@
+"""The fine model: bidirectional, one codebook at a time, from all codebooks up to that one (spec 3.5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import FineConfig
+from .gpt import Block, cross_entropy
+
+
+class FineGPT(nn.Module):
+    """Predicts codebook k of a window at once. The table that embeds codebook k is also the head that
+    predicts it.
+    """
+
+    def __init__(self, config: FineConfig):
+        super().__init__()
+        self.config = config
+        self.wtes = nn.ModuleList(
+            nn.Embedding(config.vocab_size, config.n_embd) for _ in range(config.n_codes_total)
+        )
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(
+            Block(config.n_embd, config.n_head, norm_bias=True) for _ in range(config.n_layer)
+        )
+        self.ln_f = nn.LayerNorm(config.n_embd)
+
+    def forward(
+        self,
+        codebook: int,
+        codes: Tensor | None = None,
+        *,
+        embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        targets: Tensor | None = None,
+        rows: slice = slice(None),
+        vocab: slice = slice(None),
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, T, V) of `codebook`, 1 to K-1, for the frames in `rows`; and the loss if `targets` are
+        given.
+
+        codes: int64 (B, K, T), of which codebooks 0 .. `codebook` are read, that one's own content included
+        (1024 where it is not known yet). embeds: (B, T, D) instead, already summed. mask: bool, broadcastable
+        to (B, H, T, T), True where attention is allowed. targets: int64 (B, T) of this codebook, -100 for
+        none. Raises ValueError for codebook 0 or beyond the last, neither or both inputs, and too many
+        frames.
+        """
+        if not 1 <= codebook < self.config.n_codes_total:
+            raise ValueError(
+                f"codebook is {codebook}; the fine model predicts 1 to {self.config.n_codes_total - 1}"
+            )
+        if (codes is None) == (embeds is None):
+            raise ValueError("give either codes or embeds")
+        x = self.embed(codebook, codes) if embeds is None else embeds  # (B, T, D)
+        if positions is None:
+            if x.shape[1] > self.config.block_size:
+                raise ValueError(
+                    f"{x.shape[1]} frames exceed the model's block_size {self.config.block_size}"
+                )
+            positions = torch.arange(x.shape[1], device=x.device)
+        x = x + self.wpe(positions)
+        for block in self.h:
+            x = block(x, mask)
+        logits = F.linear(self.ln_f(x[:, rows]), self.wtes[codebook].weight[vocab])
+        return logits, None if targets is None else cross_entropy(logits, targets[:, rows])
+
+    def embed(self, codebook: int, codes: Tensor) -> Tensor:
+        """The sum of the embeddings of codebooks 0 .. `codebook`, added in this order: (B, K, T) -> (B, T,
+        D).
+        """
+        x = self.wtes[0](codes[:, 0])
+        for k in range(1, codebook + 1):
+            x = x + self.wtes[k](codes[:, k])
+        return x

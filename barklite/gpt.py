@@ -1,0 +1,151 @@
+"""The transformer of Bark's semantic and coarse models (spec 3), and the block that the fine model shares.
+
+Axes: B batch, T positions, S positions seen so far (cache and new), H heads, D width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .config import GPTConfig
+
+
+class KVCache:
+    """Keys and values of every layer, written in place. `length` positions are filled; only those are
+    attended to.
+    """
+
+    def __init__(self, config: GPTConfig, batch_size: int, max_length: int, device=None, dtype=None):
+        head = config.n_embd // config.n_head
+        shape = (2, config.n_layer, batch_size, config.n_head, max_length, head)
+        self.keys, self.values = torch.empty(
+            shape, device=device, dtype=dtype
+        )  # (L, B, H, max_length, D / H)
+        self.length = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values (B, H, T, D/H) behind the filled part; return the filled part with
+        them.
+        """
+        end = self.length + k.shape[2]
+        assert end <= self.keys.shape[3], f"a cache of {self.keys.shape[3]} positions cannot hold {end}"
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, H, S, D / H)
+
+
+class Attention(nn.Module):
+    def __init__(self, n_embd: int, n_head: int):
+        super().__init__()
+        self.n_head = n_head
+        self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=False)  # query, key, value, in this order
+        self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        q, k, v = rearrange(self.c_attn(x), "B T (three H d) -> three B H T d", three=3, H=self.n_head)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, H, T, d)
+        return self.c_proj(rearrange(y, "B H T d -> B T (H d)"))
+
+
+class MLP(nn.Module):
+    def __init__(self, n_embd: int):
+        super().__init__()
+        self.c_fc = nn.Linear(n_embd, 4 * n_embd, bias=False)
+        self.c_proj = nn.Linear(4 * n_embd, n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x)))  # the exact GELU, not the tanh form
+
+
+class Block(nn.Module):
+    """Pre-norm: attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, n_embd: int, n_head: int, norm_bias: bool = False):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(n_embd, bias=norm_bias)
+        self.attn = Attention(n_embd, n_head)
+        self.ln_2 = nn.LayerNorm(n_embd, bias=norm_bias)
+        self.mlp = MLP(n_embd)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask, causal, cache, layer)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """A causal language model: ids in, logits of the next id out."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.input_vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config.n_embd, config.n_head) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
+        self.lm_head = nn.Linear(config.n_embd, config.output_vocab_size, bias=False)
+
+    def forward(
+        self,
+        ids: Tensor | None = None,
+        *,
+        embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        targets: Tensor | None = None,
+        last: bool = False,
+        vocab: slice = slice(None),
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, T, V), or (B, 1, V) with `last`, in the parameters' dtype; and the loss if `targets` are
+        given.
+
+        ids: int64 (B, T), or embeds: (B, T, D) without positions. positions: int64 (T,) or (B, T); they
+        follow the cache otherwise. mask: bool, broadcastable to (B, H, T, S), True where attention is
+        allowed, within the causal order. cache: is written to and grows by T; None computes every position
+        anew. targets: int64 (B, T), -100 where there is none, for a mean cross entropy. vocab: the ids whose
+        logits are wanted. Spec 3.2 to 3.4. Raises ValueError for neither or both inputs, and for more than
+        `block_size` positions.
+        """
+        if (ids is None) == (embeds is None):
+            raise ValueError("give either ids or embeds")
+        x = self.wte(ids) if embeds is None else embeds  # (B, T, D)
+        T, start = x.shape[1], 0 if cache is None else cache.length
+        if positions is None:
+            if start + T > self.config.block_size:
+                raise ValueError(
+                    f"{start + T} positions exceed the model's block_size {self.config.block_size}"
+                )
+            positions = torch.arange(start, start + T, device=x.device)
+        x = x + self.wpe(positions)
+
+        causal = mask is None and start == 0 and T > 1  # a lone query, the newest, may see every key: no mask
+        if T > 1 and not causal:
+            order = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
+            mask = order if mask is None else order & mask
+        for layer, block in enumerate(self.h):
+            x = block(x, mask, causal, cache, layer)
+        if cache is not None:
+            cache.length += T
+
+        x = self.ln_f(x[:, -1:] if last else x)  # in generation nobody reads the other positions
+        logits = F.linear(x, self.lm_head.weight[vocab])
+        return logits, None if targets is None else cross_entropy(logits, targets)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the targets that are not -100, in float32."""
+    return F.cross_entropy(
+        rearrange(logits, "B T V -> (B T) V").float(), targets.reshape(-1), ignore_index=-100
+    )

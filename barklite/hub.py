@@ -1,0 +1,153 @@
+"""Checkpoints and voices from the Hugging Face Hub: fetched once, converted once into the cache, offline
+afterwards.
+
+The cache is `$XDG_CACHE_HOME/barklite` (or `~/.cache/barklite`): a directory a repository, in it one a
+commit.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from . import atomic
+from .checkpoint import (
+    ARRAYS,
+    convert,
+    huggingface_voices,
+    is_native,
+    open_checkpoint,
+    read_huggingface_voice,
+)
+from .config import TokenConfig
+from .voice import Voice
+
+VOICES_REPO = "suno/bark-small"  # whose voices serve every checkpoint with Bark's id spaces
+WEIGHTS = (  # the first form that is there is fetched
+    r"(semantic|coarse|fine|codec)\.safetensors",
+    r"model\.safetensors",
+    r"model-.*\.safetensors|model\.safetensors\.index\.json",
+    r"pytorch_model\.bin",
+    r"pytorch_model-.*\.bin|pytorch_model\.bin\.index\.json",
+)
+REST = (
+    r"config\.json|generation_config\.json|vocab\.txt|tokenizer\.(json|model)|speaker_embeddings_path\.json"
+    r"|voices/.*\.npz"
+)
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether `name` has the form of a Hub id, "owner/name"."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barklite"
+
+
+def fetch(
+    repo: str, revision: str | None = None, local_files_only: bool = False, progress: bool = True
+) -> Path:
+    """A barklite checkpoint directory for a Hub repository, downloaded and converted if it is not in the
+    cache.
+
+    revision: a branch, tag or commit; None is "main". Without a network the last one fetched serves.
+    OSError if it can neither be reached nor found in the cache; ValueError if it is no Bark.
+    """
+    home = cache_directory() / repo.replace("/", "--")
+    reference = home / "refs" / (revision or "main").replace("/", "--")
+    commit = None if local_files_only else _commit(repo, revision)
+    if commit is None and reference.is_file():
+        commit = reference.read_text(encoding="utf-8").strip()
+    if commit is None or not is_native(home / commit):
+        snapshot = download(repo, revision, local_files_only or commit is None)
+        if is_native(snapshot):
+            return snapshot
+        commit = snapshot.name
+        if not is_native(home / commit):
+            convert(snapshot, home / commit, progress=None if progress else False)
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_bytes(reference, commit.encode("utf-8"))
+    return home / commit
+
+
+def download(repo: str, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """The directory in the Hub's own cache that holds what is needed of a repository, and is named by its
+    commit.
+    """
+    import huggingface_hub as hub
+
+    def snapshot(**options) -> Path:
+        return Path(hub.snapshot_download(repo, revision=revision, **options))
+
+    if not local_files_only:
+        files = _asked(repo, lambda: hub.HfApi().list_repo_files(repo, revision=revision))
+        weights = next((w for w in WEIGHTS if any(re.fullmatch(w, file) for file in files)), None)
+        if weights is None:
+            raise ValueError(f"{repo} holds no weights that barklite reads")
+        wanted = [file for file in files if re.fullmatch(f"{weights}|{REST}", file)]
+        return _asked(repo, lambda: snapshot(allow_patterns=wanted))
+    return _asked(repo, lambda: snapshot(local_files_only=True))
+
+
+def fetch_voice(
+    repo: str, revision: str | None, name: str, tokens: TokenConfig, local_files_only: bool = False
+) -> Voice:
+    """One of a repository's voices, kept in the cache. OSError if it can be had neither there nor from the
+    Hub.
+    """
+    import huggingface_hub as hub
+
+    kept = cache_directory() / repo.replace("/", "--") / "voices" / f"{name}.npz"
+    if kept.is_file():
+        return Voice.load(kept, tokens, name)
+
+    def file(path: str) -> Path:
+        options = {"revision": revision, "local_files_only": local_files_only}
+        return Path(_asked(f"voice {name!r} of {repo}", lambda: hub.hf_hub_download(repo, path, **options)))
+
+    paths = huggingface_voices(file("speaker_embeddings_path.json"))
+    if name not in paths:
+        raise ValueError(f"{repo} has no voice {name!r}")
+    voice = read_huggingface_voice({array: file(paths[name][array]) for array in ARRAYS}, name, tokens)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    voice.save(kept)
+    return voice
+
+
+def _commit(repo: str, revision: str | None) -> str | None:
+    """The commit that a revision names today; None without a network. OSError if there is no such thing."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return hub.HfApi().repo_info(repo, revision=revision, timeout=10).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise OSError(
+            f"the Hub has no {repo}{f' at {revision}' if revision else ''}: {_line(error)}"
+        ) from None
+    except (
+        Exception
+    ):  # the client's errors for "no network" have no common class, and change between releases
+        return None
+
+
+def _asked(what: str, call: Callable):
+    """The Hub's answer, or an OSError in a sentence."""
+    try:
+        return call()
+    except Exception as error:
+        raise OSError(f"cannot get {what} from the Hugging Face Hub or its cache: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def find(name: str, revision: str | None, local_files_only: bool, progress: bool = True):
+    """Open `name`, a directory or a Hub id: (Checkpoint, the repository it came from or None)."""
+    if Path(name).is_dir():
+        return open_checkpoint(name), None
+    if is_repo_id(name):
+        return open_checkpoint(fetch(name, revision, local_files_only, progress)), name
+    raise FileNotFoundError(f"{name} is neither a directory nor a Hub id such as suno/bark-small")

@@ -1,0 +1,172 @@
+"""A voice: the history prompt that Bark continues, so that it speaks as someone spoke before (spec 5)."""
+
+import difflib
+import io
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import atomic
+from .config import TokenConfig
+
+ARRAYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
+LANGUAGES = ("en", "de", "es", "fr", "hi", "it", "ja", "ko", "pl", "pt", "ru", "tr", "zh")
+MAX_BYTES = 2**24  # an array of a voice file; the longest released one has 70 kB
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """semantic (n,), coarse (2, T) and fine (8, T), int64; `name` if it has one.
+
+    Checked when it is made: ValueError for a wrong type, shape or range, or lengths that do not belong
+    together.
+    """
+
+    semantic: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray
+    name: str | None = None
+    tokens: TokenConfig = TokenConfig()  # the id spaces it was made in
+
+    def __post_init__(self) -> None:
+        t = self.tokens
+        for field, shape, size in (
+            ("semantic", ("n",), t.semantic_vocab_size),
+            ("coarse", (t.n_coarse, "T"), t.codebook_size),
+            ("fine", (t.n_codebooks, "T"), t.codebook_size),
+        ):
+            object.__setattr__(self, field, self._checked(field, getattr(self, field), shape, size))
+        n, T = len(self.semantic), self.coarse.shape[1]
+        wanted = round(t.frame_rate / t.semantic_rate, 1)
+        if round(T / n, 1) != wanted:
+            raise ValueError(
+                f"{self}: {T} frames do not belong to {n} semantic tokens: the ratio is {T / n:.2f}, not {wanted}"
+            )
+
+    def _checked(self, field: str, array: np.ndarray, shape: tuple, size: int) -> np.ndarray:
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
+            kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{self}: {field}_prompt must be an array of integers, not {kind}")
+        fits = (
+            array.ndim == len(shape)
+            and array.size
+            and all(
+                have == want for have, want in zip(array.shape, shape, strict=True) if isinstance(want, int)
+            )
+        )
+        if not fits:
+            wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+            raise ValueError(
+                f"{self}: {field}_prompt has shape {array.shape}; it must be {wanted} and not empty"
+            )
+        if array.min() < 0 or array.max() >= size:
+            raise ValueError(f"{self}: {field}_prompt has values outside 0 .. {size - 1}")
+        array = np.array(array, dtype=np.int64)
+        array.flags.writeable = False
+        return array
+
+    def __str__(self) -> str:
+        return f"voice {self.name!r}" if self.name else "voice"
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], name: str | None = None, tokens: TokenConfig = TokenConfig()
+    ) -> "Voice":
+        """From a mapping with `semantic_prompt`, `coarse_prompt` and `fine_prompt`. ValueError if it is not
+        that.
+        """
+        label = f"voice {name!r}" if name else "voice"
+        if missing := [key for key in ARRAYS if key not in arrays]:
+            raise ValueError(f"{label} has no {missing[0]}; it needs {', '.join(ARRAYS)}")
+        return cls(*(arrays[key] for key in ARRAYS), name=name, tokens=tokens)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike, tokens: TokenConfig = TokenConfig(), name: str | None = None
+    ) -> "Voice":
+        """Read an `.npz` as Suno ships them. FileNotFoundError, or ValueError in words; nothing in it is
+        executed.
+        """
+        path = Path(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                arrays = {
+                    key: _read_array(archive, f"{key}.npy")
+                    for key in ARRAYS
+                    if f"{key}.npy" in archive.namelist()
+                }
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"{path} is not a whole .npz file: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return cls.from_arrays(arrays, name or str(path), tokens)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the layout of the released voices: int64, int64 and int32 arrays, uncompressed. OSError if it
+        cannot.
+        """
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            semantic_prompt=self.semantic,
+            coarse_prompt=self.coarse,
+            fine_prompt=self.fine.astype(np.int32),
+        )
+        atomic.write_bytes(path, buffer.getvalue())
+
+
+def _read_array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """One array of an archive, whose declared sizes are checked before anything of that size is allocated."""
+    info = archive.getinfo(member)
+    if info.file_size > MAX_BYTES:
+        raise ValueError(f"{member} unpacks to {info.file_size:,} bytes: that is no voice")
+    with archive.open(info) as file:
+        return read_array(file.read(MAX_BYTES + 1), member)
+
+
+def read_array(data: bytes, label: str) -> np.ndarray:
+    """A `.npy` file's array; ValueError if it is not whole, or holds Python objects, which would need
+    pickle.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = read_header(file)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{label} is not an array: {error}") from None
+    if dtype.hasobject:
+        raise ValueError(f"{label} holds pickled Python objects, which are never loaded")
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{label} is cut short or too long: its header announces shape {shape} of {dtype}")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+
+
+def voices(language: str | None = None) -> list[str]:
+    """The 261 names of Suno's voices, or those of a language such as "en". ValueError for an unknown one."""
+    if language is not None and language not in LANGUAGES:
+        raise ValueError(f"no voices for language {language!r}; there are {', '.join(LANGUAGES)}")
+    names = [
+        f"{version}{spoken}_speaker_{i}"
+        for version in ("v2/", "")
+        for spoken in LANGUAGES
+        if language in (None, spoken)
+        for i in range(10)
+    ]
+    return names if language else ["announcer", *names]
+
+
+def unknown(name: str, known: list[str]) -> ValueError:
+    """The error for a name that is not among `known`, with the nearest that is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown voice {name!r}{hint} (`barklite voices` lists them; a file must end in .npz)")

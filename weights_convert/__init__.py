@@ -1,0 +1,62 @@
+"""Foreign checkpoints, in memory, to barklite's names: a state dict in, a state dict and a config out.
+
+`suno`, `huggingface` and `encodec` each know one publisher's layout. They are pure: no files, no modules, and
+no arithmetic but the folding of weight norm. They are strict both ways: a key that is missing or unknown is a
+ValueError that names it as the publisher does. Shapes are checked when the model is built
+(barklite.checkpoint).
+"""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+
+def gpt_keys(n_layer: int) -> list[str]:
+    """The names in a semantic or coarse model's state dict."""
+    block = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+    layers = [f"h.{i}.{name}.weight" for i in range(n_layer) for name in block]
+    return ["wte.weight", "wpe.weight", *layers, "ln_f.weight", "lm_head.weight"]
+
+
+def fine_keys(n_layer: int, n_codes: int) -> list[str]:
+    """The names in a fine model's state dict. Its heads are its token tables: they have no names of their
+    own.
+    """
+    keys = [key for key in gpt_keys(n_layer) if key not in ("wte.weight", "lm_head.weight")]
+    biases = [key.replace(".weight", ".bias") for key in keys if ".ln_" in f".{key}"]
+    return [f"wtes.{k}.weight" for k in range(n_codes)] + keys + biases
+
+
+def select(
+    state: Mapping[str, Tensor], names: Mapping[str, str], ignored: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """`state` renamed by `names` (theirs -> ours), which must name every key of it that is not `ignored`."""
+    if missing := [key for key in names if key not in state]:
+        raise ValueError(f"tensor {missing[0]!r} is missing{_more(missing)}")
+    if unknown := sorted(state.keys() - names.keys() - set(ignored)):
+        raise ValueError(f"tensor {unknown[0]!r} is not part of this model{_more(unknown)}")
+    for key in names:
+        if not isinstance(state[key], Tensor):
+            raise ValueError(f"{key!r} is not a tensor")
+    return {ours: state[theirs] for theirs, ours in names.items()}
+
+
+def check_tied(heads: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> None:
+    """Each head of the fine model must be the table of the codebook it predicts (spec 3.5), for it is not
+    stored.
+    """
+    for (name, head), (table_name, table) in zip(heads.items(), tables.items(), strict=True):
+        if head.data_ptr() != table.data_ptr() and not head.equal(table):
+            raise ValueError(f"{name!r} and {table_name!r} differ, but in Bark they are one tensor")
+
+
+def whole(config: Mapping, *names: str, default: int | None = None) -> int:
+    """The whole number under the first of `names` that is present."""
+    value = next((config[name] for name in names if config.get(name) is not None), default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"configuration entry {names[0]!r} is {value!r}, not a whole number")
+    return value
+
+
+def _more(keys: list[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""

@@ -1,0 +1,120 @@
+"""EnCodec at 24 kHz, as its authors publish it (`encodec_24khz-d7cc33bc.th`) and as transformers names it:
+spec 6.5.
+
+Both keep weight norm as a direction v and a length g a filter; we fold them once: w = g v / |v| (spec 6.3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from barklite.config import CodecConfig
+
+from . import select
+
+_LSTM = [f"{kind}_l{layer}" for layer in (0, 1) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+# (length, direction) of a filter, as PyTorch has spelled them over the years
+_WEIGHT_NORM = (
+    (".weight_g", ".weight_v"),
+    (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
+)
+
+
+def convert(
+    state: Mapping[str, Tensor],
+    huggingface: bool = False,
+    n_codebooks: int = 8,
+    encoder: bool = False,
+    config: CodecConfig | None = None,
+) -> tuple[CodecConfig, dict[str, Tensor]]:
+    """The decoder and the first `n_codebooks` codebooks; with `encoder`, the encoder and every codebook.
+
+    huggingface: whether keys are spelled as in transformers' EncodecModel. config: sizes other than the
+    released ones, to be read for its `ratios`. Raises ValueError naming a key that is missing or unknown.
+    """
+    config = config or CodecConfig()
+    names: dict[str, str] = {}  # theirs -> ours, after folding
+    ignored: list[str] = []
+    for side in ("decoder", "encoder"):
+        for layer, kind in _layers(side, len(config.ratios)):
+            for part, leaf in _parts(kind):
+                theirs = _theirs(side, layer, part, leaf, kind, huggingface)
+                names[theirs] = ".".join(filter(None, (side, str(layer), part, leaf)))
+    prefix, book = ("quantizer.layers", "codebook") if huggingface else ("quantizer.vq.layers", "_codebook")
+    stored = sum(key.startswith(prefix) and key.endswith(f"{book}.embed") for key in state)
+    if stored < n_codebooks:
+        raise ValueError(
+            f"tensor '{prefix}.{stored}.{book}.embed' is missing: {n_codebooks} codebooks are needed"
+        )
+    for q in range(stored):
+        names[f"{prefix}.{q}.{book}.embed"] = f"codebook.{q}"
+        ignored += [
+            f"{prefix}.{q}.{book}.{statistic}" for statistic in ("inited", "cluster_size", "embed_avg")
+        ]
+
+    converted = select(_folded(state), names, ignored)
+    books = torch.stack(
+        [converted.pop(f"codebook.{q}") for q in range(stored)][: stored if encoder else n_codebooks]
+    )
+    if not encoder:
+        converted = {key: tensor for key, tensor in converted.items() if key.startswith("decoder.")}
+    converted["codebooks"] = books
+    n_filters = _dim(converted, f"decoder.{3 * len(config.ratios) + 3}.weight", 1)
+    return replace(
+        config,
+        n_filters=n_filters,
+        dimension=books.shape[2],
+        codebook_size=books.shape[1],
+        n_codebooks=books.shape[0],
+        encoder=encoder,
+    ), converted
+
+
+def _dim(state: Mapping[str, Tensor], key: str, dim: int) -> int:
+    if state[key].ndim <= dim:
+        raise ValueError(f"tensor {key!r} has shape {tuple(state[key].shape)}, of too few dimensions")
+    return state[key].shape[dim]
+
+
+def _layers(side: str, stages: int) -> list[tuple[int, str]]:
+    """The layers that hold weights, with their kinds; ELUs take a number and hold none (spec 6.1)."""
+    if side == "decoder":  # conv, LSTM, then (ELU, transposed conv, residual) a stage, then ELU, conv
+        body = [(i, kind) for s in range(stages) for i, kind in ((3 * s + 3, "up"), (3 * s + 4, "res"))]
+        return [(0, "conv"), (1, "lstm"), *body, (3 * stages + 3, "conv")]
+    body = [(i, kind) for s in range(stages) for i, kind in ((3 * s + 1, "res"), (3 * s + 3, "conv"))]
+    return [(0, "conv"), *body, (3 * stages + 1, "lstm"), (3 * stages + 3, "conv")]
+
+
+def _parts(kind: str) -> list[tuple[str, str]]:
+    if kind == "lstm":
+        return [("", leaf) for leaf in _LSTM]
+    parts = ("block.1", "block.3", "shortcut") if kind == "res" else ("",)
+    return [(part, leaf) for part in parts for leaf in ("weight", "bias")]
+
+
+def _theirs(side: str, layer: int, part: str, leaf: str, kind: str, huggingface: bool) -> str:
+    stem = f"{side}.{'layers' if huggingface else 'model'}.{layer}"
+    if kind == "lstm":
+        return f"{stem}.lstm.{leaf}"
+    wrapper = "conv" if huggingface else "convtr.convtr" if kind == "up" else "conv.conv"
+    return ".".join(filter(None, (stem, part, wrapper, leaf)))
+
+
+def _folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`x.weight` for every pair of length and direction, in either spelling; everything else as it is."""
+    folded = dict(state)
+    for length, direction in _WEIGHT_NORM:
+        stems = {key.removesuffix(end) for end in (length, direction) for key in state if key.endswith(end)}
+        for stem in sorted(stems):
+            for key in (stem + length, stem + direction):
+                if key not in state:
+                    raise ValueError(f"tensor {key!r} is missing")
+            g, v = folded.pop(stem + length), folded.pop(stem + direction)
+            if g.shape != (v.shape[0], *[1] * (v.ndim - 1)):
+                raise ValueError(
+                    f"tensor {stem + length!r} has shape {tuple(g.shape)}, which does not fit {v.shape}"
+                )
+            folded[f"{stem}.weight"] = torch._weight_norm(v.float(), g.float(), 0)
+    return folded
