@@ -46,7 +46,7 @@ class Voice:
         wanted = round(t.frame_rate / t.semantic_rate, 1)
         if round(T / n, 1) != wanted:
             raise ValueError(
-                f"{self}: {T} frames do not belong to {n} semantic tokens: the ratio is {T / n:.2f}, not {wanted}"
+                f"{self}: {T} frames do not fit {n} semantic tokens: the ratio is {T / n:.2f}, not {wanted}"
             )
 
     def _checked(self, field: str, array: np.ndarray, shape: tuple, size: int) -> np.ndarray:
