@@ -6,7 +6,6 @@ loader.
 """
 
 import json
-import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping
@@ -130,7 +129,7 @@ def check_state(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor], 
             )
         if tensor.dtype not in DTYPES.values():
             raise ValueError(f"{path}: tensor {key!r} is {tensor.dtype}, not one of {', '.join(DTYPES)}")
-        if not math.isfinite(tensor.sum(dtype=torch.float32)):  # one pass, and NaN and infinity survive a sum
+        if not all(bool(bound.isfinite()) for bound in tensor.aminmax()):  # one fast pass; NaN comes through
             raise ValueError(f"{path}: tensor {key!r} has values that are not finite")
         tick(tensor.numel())
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import FineConfig
-from .gpt import Block, cross_entropy
+from .gpt import Block, Embedding, cross_entropy
 
 
 class FineGPT(nn.Module):
@@ -17,9 +17,9 @@ class FineGPT(nn.Module):
         super().__init__()
         self.config = config
         self.wtes = nn.ModuleList(
-            nn.Embedding(config.vocab_size, config.n_embd) for _ in range(config.n_codes_total)
+            Embedding(config.vocab_size, config.n_embd) for _ in range(config.n_codes_total)
         )
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.wpe = Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(
             Block(config.n_embd, config.n_head, norm_bias=True) for _ in range(config.n_layer)
         )

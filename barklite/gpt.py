@@ -35,6 +35,15 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, H, S, D / H)
 
 
+class Embedding(nn.Embedding):
+    """PyTorch's, but for its initial values: a plain `normal_`, on the meta device, would make PyTorch import
+    its compiler, a second that every loading of a checkpoint would pay.
+    """
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+
 class Attention(nn.Module):
     def __init__(self, n_embd: int, n_head: int):
         super().__init__()
@@ -90,8 +99,8 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.input_vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.wte = Embedding(config.input_vocab_size, config.n_embd)
+        self.wpe = Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config.n_embd, config.n_head) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
         self.lm_head = nn.Linear(config.n_embd, config.output_vocab_size, bias=False)

@@ -1,0 +1,1 @@
+"""Measurements of barklite. Each module is a program: `python -m benchmarks.NAME --help`."""
