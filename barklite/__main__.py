@@ -21,9 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
-    warnings.showwarning = lambda message, *_, **__: print(f"barklite: {message}", file=sys.stderr)
     try:
-        return command(arguments[1:]) if command else _speak(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"barklite: {message}", file=sys.stderr)
+            return command(arguments[1:]) if command else _speak(arguments)
     except KeyboardInterrupt:
         print("barklite: interrupted; nothing was written", file=sys.stderr)
         return 130
@@ -78,13 +79,15 @@ def _speak(arguments: list[str]) -> int:
     if len(outputs) == 2 and os.path.realpath(outputs[0]) == os.path.realpath(outputs[1]):
         raise ValueError("--output and --save-voice name the same file")
     from . import atomic
+    from .inputs import check_text
 
     for path in outputs:
         atomic.check_writable(path)
         if os.path.isfile(path) and not options.force:
             raise FileExistsError(f"{path} exists: give -f to replace it, or -o another name")
 
-    config_of = _generation(options)  # bad settings are refused before a model is loaded
+    check_text(text)  # what is bad is refused before a model is loaded
+    config_of = _generation(options)
     from . import Bark
 
     bark = Bark.from_pretrained(

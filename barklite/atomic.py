@@ -12,23 +12,31 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Put `data` at `path`: a reader sees the old file or the whole new one, never a part.
 
     A device or pipe (`/dev/stdout`) is written to, not replaced; a symbolic link stays and its target
-    changes. Raises OSError (no such directory, no permission, disk full) and then leaves no trace.
+    changes. Raises OSError naming `path` (no such directory, no permission, disk full) and then leaves no
+    trace.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:  # a directory raises IsADirectoryError here
-            file.write(data)
-        return
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file():
+            with open(target, "wb") as file:  # a directory raises IsADirectoryError here
+                file.write(data)
+        else:
+            _write_beside(target, data)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def _write_beside(target: Path, data: bytes) -> None:
+    descriptor, unfinished = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(partial, path)
+        os.chmod(unfinished, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        os.replace(unfinished, target)
     except BaseException:
-        os.unlink(partial)
+        os.unlink(unfinished)
         raise
 
 
@@ -43,19 +51,19 @@ def directory(path: str | os.PathLike, replaces: bool = False) -> Iterator[Path]
     if full and not (replaces and path.is_dir()):
         raise FileExistsError(f"{path} exists and is not empty: name another directory, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
+        yield unfinished
+        unfinished.chmod(0o777 & ~_umask())
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.replace(path, old)  # onto an empty directory: allowed, and atomic
-            os.replace(partial, path)
+            os.replace(unfinished, path)
             shutil.rmtree(old)
         else:
-            os.replace(partial, path)
+            os.replace(unfinished, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -69,7 +77,7 @@ def check_writable(path: str | os.PathLike) -> None:
         try:
             tempfile.TemporaryFile(dir=path.parent).close()
         except OSError as error:
-            raise type(error)(error.errno, f"cannot write into {path.parent}: {error.strerror}") from None
+            raise type(error)(error.errno, error.strerror, str(path.parent)) from None
 
 
 def _umask() -> int:

@@ -92,9 +92,7 @@ def load_model(
 
 
 def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> nn.Module:
-    """One model with random weights, on the CPU: nanoGPT's in the token models, variance-preserving in the
-    codec.
-    """
+    """One model with random weights, on the CPU: signals keep their size on their way through."""
     with torch.device("meta"):
         model = MODELS[name](getattr(config, name))
     model.to_empty(device="cpu")
@@ -104,10 +102,8 @@ def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> n
                 parameter.normal_(generator=generator)
             elif parameter.ndim == 1:
                 parameter.fill_(1.0 if key.endswith("weight") else 0.0)
-            elif name == "codec":
-                parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
             else:
-                parameter.normal_(std=0.02, generator=generator)
+                parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
     return model.eval()
 
 

@@ -46,14 +46,9 @@ def measure(size: str, folder: Path) -> None:
 
     config = getattr(BarkConfig, size)()
     bark = Bark.from_config(config, device="cpu")
-    weights = sum(
-        p.numel() for name in ("semantic", "coarse", "fine") for p in getattr(bark, name).parameters()
-    )
-    biggest = max(
-        sum(p.numel() for p in getattr(bark, n).parameters()) for n in ("semantic", "coarse", "fine")
-    )
+    counts = [sum(p.numel() for p in model.parameters()) for model in (bark.semantic, bark.coarse, bark.fine)]
     print(
-        f"bark-{size}: {weights / 1e6:.0f} M parameters, the largest model {4 * biggest / 1e6:.0f} MB in float32"
+        f"bark-{size}: {sum(counts) / 1e6:.0f} M parameters; the largest model: {max(counts) / 250e3:.0f} MB"
     )
     suno, huggingface = folder / "suno", folder / "huggingface"
     if not (suno / "vocab.txt").is_file():

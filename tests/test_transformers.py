@@ -122,7 +122,7 @@ def test_codec_encoder(oracle):
         assert torch.equal(ours.encode(audio), expected)
 
 
-# --- generation --------------------------------------------------------------------------------------------
+# --- generation ---------------------------------------------------------------------------------------------
 
 HISTORIES = {"no voice": None, "voice": VOICE}
 SETTINGS = {

@@ -1,0 +1,127 @@
+"""The rules of the house that a program can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Reading order. A file imports only from files before it, so the first ones can be read without the rest.
+ORDER = [
+    "barklite.config",
+    "barklite.atomic",
+    "weights_convert",
+    "weights_convert.suno",
+    "weights_convert.encodec",
+    "weights_convert.huggingface",
+    "barklite.tokenizer",
+    "barklite.gpt",
+    "barklite.fine",
+    "barklite.codec",
+    "barklite.sampling",
+    "barklite.voice",
+    "barklite.generate",
+    "barklite.sentences",
+    "barklite.inputs",
+    "barklite.checkpoint",
+    "barklite.hub",
+    "barklite.clip",
+    "barklite.bark",
+    "barklite",
+    "barklite.__main__",
+    "weights_convert.__main__",
+]
+
+
+def module(path: Path) -> str:
+    name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    return name.removesuffix(".__init__")
+
+
+FILES = {
+    module(path): path
+    for package in ("barklite", "weights_convert")
+    for path in (ROOT / package).rglob("*.py")
+}
+
+
+def imports(name: str) -> set[str]:
+    """The modules of ours that a file imports, wherever in it."""
+    package = name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, (package if node.level else "", node.module)))
+            found |= {
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base for alias in node.names
+            }
+    return found
+
+
+def test_every_file_has_its_place():
+    assert sorted(FILES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_go_downwards(name):
+    allowed = set(ORDER[: ORDER.index(name)])
+    assert {other for other in imports(name) if other in FILES} <= allowed
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_no_forbidden_imports(name):
+    roots = {other.partition(".")[0] for other in imports(name)}
+    assert not roots & {"transformers", "encodec", "torchaudio", "bark"}
+
+
+def test_model_code_is_short():
+    lines = {
+        name: len(FILES[f"barklite.{name}"].read_text().splitlines()) for name in ("gpt", "fine", "codec")
+    }
+    assert sum(lines.values()) < 400, lines
+
+
+IMPORT = """
+import os, sys, socket
+import torch
+socket.socket = None
+environment, state, loaded = dict(os.environ), torch.get_rng_state(), set(sys.modules)
+os.environ = type("Unread", (dict,), {"get": lambda *a: 1 / 0, "__getitem__": lambda *a: 1 / 0})(os.environ)
+cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+tf32 = cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+import barklite, weights_convert.huggingface, weights_convert.suno
+assert tf32 == (cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision())
+assert torch.equal(state, torch.get_rng_state())
+assert not torch.cuda.is_initialized()
+assert dict(os.environ) == environment
+for heavy in ("transformers", "scipy", "huggingface_hub", "sentencepiece", "torch._dynamo", "tqdm"):
+    assert heavy in loaded or heavy not in sys.modules, heavy
+"""
+
+
+def test_import_changes_nothing(tmp_path):
+    """No environment is read, no switch set, no directory made, no network, no CUDA start, nothing heavy
+    loaded.
+    """
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport einops, safetensors.torch\n" + IMPORT
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_project_speaks_of_itself_alone():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("not a git checkout")
+    words = ("/" + "work/", "/" + "root/", "/" + "tmp/")
+    for file in files.stdout.split():
+        text = (ROOT / file).read_text(encoding="utf-8", errors="ignore")
+        assert not [word for word in words if word in text], file
