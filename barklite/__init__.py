@@ -4,10 +4,29 @@ from barklite import Bark
 Bark.from_pretrained("suno/bark-small").generate("Hello [laughs]").save("hello.wav")
 """
 
-from .bark import Bark
-from .clip import Clip
-from .config import BarkConfig, GenerationConfig, SamplingConfig
-from .voice import Voice, voices
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bark import Bark
+    from .clip import Clip
+    from .config import BarkConfig, GenerationConfig, SamplingConfig
+    from .voice import Voice, voices
 
 __version__ = "0.1.0"
 __all__ = ["Bark", "BarkConfig", "Clip", "GenerationConfig", "SamplingConfig", "Voice", "voices"]
+
+_HOME = {"Bark": "bark", "Clip": "clip", "Voice": "voice", "voices": "voice"}
+
+
+def __getattr__(name: str):
+    """Import public names when they are first used: `barklite --help` need not wait a second for PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'barklite' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME.get(name, 'config')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

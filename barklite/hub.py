@@ -80,14 +80,14 @@ def download(repo: str, revision: str | None = None, local_files_only: bool = Fa
     def snapshot(**options) -> Path:
         return Path(hub.snapshot_download(repo, revision=revision, **options))
 
-    if not local_files_only:
+    if not local_files_only and _commit(repo, revision):
         files = _asked(repo, lambda: hub.HfApi().list_repo_files(repo, revision=revision))
         weights = next((w for w in WEIGHTS if any(re.fullmatch(w, file) for file in files)), None)
         if weights is None:
             raise ValueError(f"{repo} holds no weights that barklite reads")
         wanted = [file for file in files if re.fullmatch(f"{weights}|{REST}", file)]
         return _asked(repo, lambda: snapshot(allow_patterns=wanted))
-    return _asked(repo, lambda: snapshot(local_files_only=True))
+    return _asked(repo, lambda: snapshot(local_files_only=True), offline=True)
 
 
 def fetch_voice(
@@ -102,9 +102,12 @@ def fetch_voice(
     if kept.is_file():
         return Voice.load(kept, tokens, name)
 
+    offline = local_files_only or _commit(repo, revision) is None
+
     def file(path: str) -> Path:
-        options = {"revision": revision, "local_files_only": local_files_only}
-        return Path(_asked(f"voice {name!r} of {repo}", lambda: hub.hf_hub_download(repo, path, **options)))
+        options = {"revision": revision, "local_files_only": offline}
+        what = f"voice {name!r} of {repo}"
+        return Path(_asked(what, lambda: hub.hf_hub_download(repo, path, **options), offline))
 
     paths = huggingface_voices(file("speaker_embeddings_path.json"))
     if name not in paths:
@@ -132,12 +135,17 @@ def _commit(repo: str, revision: str | None) -> str | None:
         return None
 
 
-def _asked(what: str, call: Callable):
-    """The Hub's answer, or an OSError in a sentence."""
+def _asked(what: str, call: Callable, offline: bool = False):
+    """The Hub's answer, or its cache's, or an OSError in a sentence."""
     try:
         return call()
-    except Exception as error:
-        raise OSError(f"cannot get {what} from the Hugging Face Hub or its cache: {_line(error)}") from None
+    except Exception as error:  # see _commit
+        reason = (
+            "the Hub cannot be reached or was not to be asked, and the cache lacks it"
+            if offline
+            else _line(error)
+        )
+        raise OSError(f"cannot get {what} from the Hugging Face Hub: {reason}") from None
 
 
 def _line(error: Exception) -> str:

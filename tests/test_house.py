@@ -94,7 +94,8 @@ environment, state, loaded = dict(os.environ), torch.get_rng_state(), set(sys.mo
 os.environ = type("Unread", (dict,), {"get": lambda *a: 1 / 0, "__getitem__": lambda *a: 1 / 0})(os.environ)
 cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
 tf32 = cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision()
-import barklite, weights_convert.huggingface, weights_convert.suno
+from barklite import *
+import barklite.hub, weights_convert.huggingface, weights_convert.suno
 assert tf32 == (cuda.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision())
 assert torch.equal(state, torch.get_rng_state())
 assert not torch.cuda.is_initialized()
@@ -125,3 +126,21 @@ def test_the_project_speaks_of_itself_alone():
     for file in files.stdout.split():
         text = (ROOT / file).read_text(encoding="utf-8", errors="ignore")
         assert not [word for word in words if word in text], file
+
+
+def test_help_does_not_wait_for_pytorch():
+    code = "import sys, barklite.__main__ as m\ntry: m.main(['-h'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names():
+    import barklite
+
+    assert {name: getattr(barklite, name).__name__ for name in barklite.__all__} == {
+        n: n for n in barklite.__all__
+    }
+    assert set(barklite.__all__) <= set(dir(barklite))
+    with pytest.raises(AttributeError, match="no attribute 'Barks'"):
+        _ = barklite.Barks

@@ -1,0 +1,82 @@
+"""The README's examples run as they stand, against a tiny checkpoint in the Hub cache's layout."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import builders
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = [
+    line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line
+]
+
+
+@pytest.fixture(scope="module")
+def place(tiny, tmp_path_factory):
+    """A working directory and an environment in which suno/bark-small is a cached, tiny checkpoint."""
+    root, commit = tmp_path_factory.mktemp("readme"), "ab" * 20
+    repository = root / "hf" / "hub" / "models--suno--bark-small"
+    voices = [builders.voice("v2/en_speaker_6")]
+    builders.write_huggingface(repository / "snapshots" / commit, tiny, voices=voices)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (root / "empty").mkdir()
+    environment = dict(
+        os.environ, HF_HOME=str(root / "hf"), HF_HUB_OFFLINE="1", XDG_CACHE_HOME=str(root / "cache")
+    )
+    return root / "empty", environment
+
+
+def run(command, place):
+    directory, environment = place
+    done = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python_examples(number, place):
+    run([sys.executable, "-c", PYTHON[number]], place)
+
+
+def test_the_examples_made_their_files(place):
+    assert {"hello.wav", "on.wav", "mine.npz"} <= {path.name for path in place[0].iterdir()}
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("barklite ")])
+def test_shell_examples(line, place):
+    run([sys.executable, "-m", *shlex.split(line)], place)
+
+
+def test_the_two_commands():
+    """One line speaks, one tests; both take PyTorch's CPU build first. What follows the installation is run
+    here.
+    """
+    speak, test = [line for line in SHELL if line.startswith("pip install")]
+    cpu = "pip install torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu && "
+    assert speak == cpu + 'pip install . && barklite "Hello there." -o hello.wav'
+    assert test == cpu + 'pip install ".[test]" && python -m pytest'
+
+
+def test_the_first_command_speaks(place):
+    line = next(line for line in SHELL if line.startswith("pip install")).split(" && ")[-1]
+    os.unlink(place[0] / "hello.wav")
+    done = run([sys.executable, "-m", *shlex.split(line)], place)
+    assert "noise" in done.stderr
+    assert (place[0] / "hello.wav").stat().st_size == 44 + 3 * 24_000 * 2
+
+
+def test_the_file_guide_names_files_that_exist():
+    root = Path(__file__).resolve().parents[1]
+    named = re.findall(r"^\| `(barklite/\w+\.py)`", README, re.MULTILINE)
+    assert len(named) == 8
+    assert all((root / name).is_file() for name in named)
