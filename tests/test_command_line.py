@@ -277,7 +277,8 @@ def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
     assert atomic  # the module whose promise this is
 
 
-@pytest.mark.parametrize("wait", [0.3, 2.5, 4.0])
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc to see how far the process is")
+@pytest.mark.parametrize("wait", [0.0, 1.0, 3.0])
 def test_ctrl_c(wait, native):
     """The real signal, to a real process, while it starts and while it works."""
     process = subprocess.Popen(
@@ -286,6 +287,8 @@ def test_ctrl_c(wait, native):
     )  # fmt: skip
     process.stdin.write("Hello world. " * 100)
     process.stdin.close()
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
     time.sleep(wait)
     process.send_signal(signal.SIGINT)
     err = process.stderr.read()
