@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import atomic, checkpoint, generate, hub, sampling, sentences
+from . import atomic, checkpoint, generate, hub, layouts, sampling, sentences
 from .clip import Clip
 from .codec import Codec
 from .config import BarkConfig, GenerationConfig, TokenConfig
@@ -55,7 +55,7 @@ class Bark:
         self.offload = offload and self.device.type != "cpu"
         for name in checkpoint.MODELS:
             setattr(self, name, models[name].to("cpu" if self.offload else self.device))
-        self._checkpoint: checkpoint.Checkpoint | None = None
+        self._checkpoint: layouts.Checkpoint | None = None
         self._voice_hub = partial(hub.fetch_voice, hub.VOICES_REPO, None)
 
     @classmethod

@@ -11,15 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import atomic
-from .checkpoint import (
-    ARRAYS,
-    convert,
-    huggingface_voices,
-    is_native,
-    open_checkpoint,
-    read_huggingface_voice,
-)
+from .checkpoint import convert
 from .config import TokenConfig
+from .layouts import ARRAYS, huggingface_voices, is_native, open_checkpoint, read_huggingface_voice
 from .voice import Voice
 
 VOICES_REPO = "suno/bark-small"  # whose voices serve every checkpoint with Bark's id spaces

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from barklite import Bark, Voice
-from barklite.checkpoint import MODELS, convert, open_checkpoint
+from barklite.checkpoint import MODELS, convert
+from barklite.layouts import open_checkpoint
 from tests import builders
 
 VOICES = (builders.voice("v2/en_speaker_6"), builders.voice("announcer", seed=1))

@@ -26,6 +26,7 @@ ORDER = [
     "barklite.generate",
     "barklite.sentences",
     "barklite.inputs",
+    "barklite.layouts",
     "barklite.checkpoint",
     "barklite.hub",
     "barklite.clip",

@@ -1,0 +1,319 @@
+"""The layouts in which Bark's checkpoints are found: barklite's own, Hugging Face's and Suno's.
+
+Opening one reads its configuration and maps its files; no weights are read, and never is what a file says
+executed: pickles are read by PyTorch's restricted loader.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from weights_convert import encodec, huggingface, suno
+
+from .config import BarkConfig, TokenConfig
+from .tokenizer import KINDS, Tokenizer, WordPiece
+from .voice import ARRAYS, Voice, read_array
+
+MODELS = ("semantic", "coarse", "fine", "codec")
+ENCODEC_FILE = "encodec_24khz-d7cc33bc.th"
+SUNO_FILES = {
+    "large": ("text_2.pt", "coarse_2.pt", "fine_2.pt"),
+    "small": ("text.pt", "coarse.pt", "fine.pt"),
+}
+VOCABULARY_HELP = "copy it from bert-base-multilingual-cased or from suno/bark, where it is the same"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened directory: what it describes, and how to get at its parts, none of which is in memory yet.
+
+    state(name) gives one model's tensors in barklite's names, mapped from `origin(name)`; voice(name) reads
+    one of `voices`.
+    """
+
+    path: Path
+    config: BarkConfig
+    tokenizer: Tokenizer
+    state: Callable[[str], dict[str, Tensor]]
+    origin: Callable[[str], Path]
+    voices: list[str]
+    voice: Callable[[str], Voice]
+
+
+def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoint:
+    """Recognise a directory's format and read its configuration.
+
+    encoder: of a foreign checkpoint's EnCodec take the encoder and all codebooks too. Raises
+    FileNotFoundError or ValueError naming the file that is missing or wrong.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a directory")
+    if (path / "config.json").is_file():
+        kind = _read_json(path / "config.json").get("model_type")
+        if kind == "barklite":
+            return _open_native(path)
+        if kind == "bark":
+            return _open_huggingface(path, encoder)
+        raise ValueError(f"{path / 'config.json'}: model_type is {kind!r}, neither 'barklite' nor 'bark'")
+    if any((path / name).is_file() for names in SUNO_FILES.values() for name in names):
+        return _open_suno(path, encoder)
+    raise FileNotFoundError(
+        f"{path} holds no checkpoint: neither config.json nor Suno's text_2.pt or text.pt"
+    )
+
+
+def is_native(path: str | os.PathLike) -> bool:
+    """Whether a directory is a barklite checkpoint."""
+    try:
+        return _read_json(Path(path) / "config.json").get("model_type") == "barklite"
+    except (OSError, ValueError):
+        return False
+
+
+# --- the three formats --------------------------------------------------------------------------------------
+
+
+def _open_native(path: Path) -> Checkpoint:
+    try:
+        config = BarkConfig.from_dict(_read_json(path / "config.json"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from None
+    if config.tokenizer not in KINDS:
+        raise ValueError(
+            f"{path / 'config.json'}: tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}"
+        )
+    kind = KINDS[config.tokenizer]
+    tokenizer = kind.load(path / kind.file_name) if kind.file_name else kind.load()
+    files = {name: _present(path / f"{name}.safetensors") for name in MODELS}
+    folder = path / "voices"
+    voices = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
+    return Checkpoint(
+        path,
+        config,
+        tokenizer,
+        state=lambda name: _read_safetensors(files[name]),
+        origin=files.__getitem__,
+        voices=voices,
+        voice=lambda name: Voice.load(folder / f"{name}.npz", config.tokens, name),
+    )
+
+
+def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
+    generation_file = path / "generation_config.json"
+    generation = _read_json(generation_file) if generation_file.is_file() else {}
+    try:
+        config = huggingface.convert_config(_read_json(path / "config.json"), generation)
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from None
+    tokenizer = _wordpiece(path)
+    files = _huggingface_weights(path)
+    joint = {key: tensor for file in files for key, tensor in _read_tensors(file).items()}
+    origin = files[0] if len(files) == 1 else path
+
+    def state(name: str) -> dict[str, Tensor]:
+        try:
+            if name == "codec":
+                return huggingface.convert_codec(joint, config.codec, config.tokens.n_codebooks, encoder)[1]
+            if name == "fine":
+                return huggingface.convert_fine(joint, config.fine)
+            return huggingface.convert_gpt(joint, getattr(config, name), name)
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from None
+
+    try:
+        huggingface.check_prefixes(joint)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+    config = replace(
+        config, codec=replace(config.codec, encoder=encoder, n_codebooks=len(state("codec")["codebooks"]))
+    )
+    index = path / "speaker_embeddings_path.json"
+    paths = huggingface_voices(index) if index.is_file() else {}
+    held = {
+        name: arrays
+        for name, arrays in paths.items()
+        if all((path / file).is_file() for file in arrays.values())
+    }
+    return Checkpoint(
+        path,
+        config,
+        tokenizer,
+        state=state,
+        origin=lambda name: origin,
+        voices=sorted(held),
+        voice=lambda name: read_huggingface_voice(
+            {a: path / held[name][a] for a in ARRAYS}, name, config.tokens
+        ),
+    )
+
+
+def _open_suno(path: Path, encoder: bool) -> Checkpoint:
+    names = next(
+        (names for names in SUNO_FILES.values() if all((path / name).is_file() for name in names)), None
+    )
+    if names is None:
+        size = next(
+            size for size, names in SUNO_FILES.items() if any((path / name).is_file() for name in names)
+        )
+        lacking = next(name for name in SUNO_FILES[size] if not (path / name).is_file())
+        raise FileNotFoundError(
+            f"{path / lacking} is missing: Suno's {size} Bark is {', '.join(SUNO_FILES[size])}"
+        )
+    files = dict(zip(("semantic", "coarse", "fine"), (path / name for name in names), strict=True))
+    codec_files = sorted(path.glob("encodec_24khz*.th"))
+    files["codec"] = codec_files[0] if codec_files else _present(path / ENCODEC_FILE)
+    tokenizer = _wordpiece(path)
+
+    def read(name: str) -> tuple:
+        content = _read_pickle(files[name])
+        try:
+            if name == "codec":
+                return encodec.convert(
+                    _tensors(content), n_codebooks=TokenConfig().n_codebooks, encoder=encoder
+                )
+            if not all(isinstance(content.get(part), Mapping) for part in ("model", "model_args")):
+                raise ValueError("it has no 'model' and 'model_args': it is not one of Suno's checkpoints")
+            convert = suno.convert_fine if name == "fine" else suno.convert_gpt
+            return convert(_tensors(content["model"]), content["model_args"])
+        except ValueError as error:
+            raise ValueError(f"{files[name]}: {error}") from None
+
+    try:
+        config = BarkConfig(**{name: read(name)[0] for name in MODELS})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+    return Checkpoint(
+        path,
+        config,
+        tokenizer,
+        state=lambda name: read(name)[1],
+        origin=files.__getitem__,
+        voices=[],
+        voice=lambda name: Voice.load(path / f"{name}.npz"),
+    )
+
+
+def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:
+    """`speaker_embeddings_path.json` as {voice: {array: path relative to the checkpoint}}."""
+    try:
+        return huggingface.voice_paths(_read_json(index))
+    except ValueError as error:
+        raise ValueError(f"{index}: {error}") from None
+
+
+def read_huggingface_voice(files: Mapping[str, Path], name: str, tokens: TokenConfig) -> Voice:
+    """A voice from its three `.npy` files."""
+    arrays: dict[str, np.ndarray] = {
+        key: read_array(path.read_bytes(), str(path)) for key, path in files.items()
+    }
+    return Voice.from_arrays(arrays, name, tokens)
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    return path
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return content
+
+
+def _wordpiece(path: Path) -> WordPiece:
+    if (path / "vocab.txt").is_file():
+        return WordPiece.load(path / "vocab.txt")
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path / 'vocab.txt'} is missing: {VOCABULARY_HELP}")
+    try:
+        return WordPiece(huggingface.vocabulary(_read_json(file)))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _huggingface_weights(path: Path) -> list[Path]:
+    """The file, or the shards, that hold a Hugging Face checkpoint's weights."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            return [path / name]
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            shards = _read_json(index).get("weight_map")
+            if not (isinstance(shards, dict) and shards and all(isinstance(s, str) for s in shards.values())):
+                raise ValueError(f"{index} has no weight_map")
+            if outside := [shard for shard in shards.values() if Path(shard).name != shard]:
+                raise ValueError(f"{index}: the path {outside[0]!r} leads out of the checkpoint")
+            return [_present(path / shard) for shard in sorted(set(shards.values()))]
+    raise FileNotFoundError(f"{path / 'model.safetensors'} is missing, and so is pytorch_model.bin")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _tensors(_read_pickle(path))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, mapped."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _read_pickle(path: Path) -> dict:
+    """A file of torch.save, mapped, by PyTorch's restricted unpickler: it makes tensors and plain containers
+    only.
+    """
+    scalar = getattr(
+        np, "_core", getattr(np, "core", None)
+    ).multiarray.scalar  # Suno stored a loss as a numpy scalar
+    allowed = [
+        (scalar, "numpy.core.multiarray.scalar"),
+        scalar,
+        np.dtype,
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError:
+        raise
+    except Exception as error:  # torch.load has no common class for what can be wrong with a file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if (
+            "Unsupported" in str(error)
+            or "weights_only" in str(error).lower()
+            or "Weights only" in str(error)
+        ):
+            raise ValueError(
+                f"{path} holds more than tensors; it was not loaded, for it could run code"
+            ) from None
+        raise ValueError(f"{path} is not a whole PyTorch file: {reason}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, not a dict of tensors")
+    return content
+
+
+def _tensors(content: Mapping) -> dict[str, Tensor]:
+    if wrong := [key for key, value in content.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"entry {wrong[0]!r} is not a tensor")
+    return dict(content)
