@@ -113,9 +113,12 @@ def coarse_ids(
     config: GenerationConfig,
     tokens: TokenConfig,
     tick: Tick = _silent,
+    carry: bool = True,
 ) -> Tensor:
-    """The coarse model's own ids, frame by frame, int64 (steps,): those of codebook k start at 10000 + 1024
-    k.
+    """The coarse model's own ids, frame by frame, int64 (steps,): codebook k's start at 10000 + 1024 k.
+
+    carry: keep the cache from window to window as long as neither history slides (without a voice, for the
+    first 4.4 seconds); False computes every window's prompt anew, as both systems do.
     """
     device, R = model.wte.weight.device, tokens.coarse_per_semantic
     semantic_history, coarse_history = (h.to(device) for h in trim_history(voice, config, tokens))
@@ -125,14 +128,21 @@ def coarse_ids(
     ids = torch.cat((coarse_history, coarse_history.new_empty(steps)))
     end = len(coarse_history)  # ids[:end] are known
     infer = torch.tensor([tokens.coarse_infer], device=device)
+    capacity = tokens.n_coarse_semantic + 1 + min(len(ids), config.max_coarse_history + tokens.coarse_window)
 
+    seen = None
     for done in range(0, steps, tokens.coarse_window):
         now = base + round(done / R)  # the semantic token being spoken; Python's round, ties to even
-        window = source[max(0, now - behind) :][: tokens.n_coarse_semantic]
-        padding = window.new_full((tokens.n_coarse_semantic - len(window),), tokens.coarse_pad)
-        prompt = torch.cat((window, padding, infer, ids[:end][-config.max_coarse_history :]))
+        view = max(0, now - behind), max(0, end - config.max_coarse_history)  # where the two histories begin
+        if view != seen or not carry:
+            window = source[view[0] :][: tokens.n_coarse_semantic]
+            padding = window.new_full((tokens.n_coarse_semantic - len(window),), tokens.coarse_pad)
+            prompt = torch.cat((window, padding, infer, ids[view[1] : end]))
+            cache = KVCache(model.config, 1, capacity, device, model.wte.weight.dtype)
+            seen = view
+        # Otherwise this window's prompt is the last one's, continued: what the cache lacks is the newest
+        # token.
         n = min(tokens.coarse_window, steps - done)
-        cache = KVCache(model.config, 1, len(prompt) + n - 1, device, model.wte.weight.dtype)
         for step in range(n):
             eligible = _coarse_slice(step, model, config, tokens)
             logits, _ = model(prompt[None], cache=cache, last=True, vocab=eligible)

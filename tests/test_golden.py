@@ -21,6 +21,7 @@ LONG = np.array([(17 * i * i + 3) % 10_000 for i in range(309)])
 COARSE = np.array([[(31 * t + 7) % 1024 for t in range(464)], [(57 * t + 100) % 1024 for t in range(464)]])
 FINE = np.array([[(31 * t * (q + 1) + 7 * q) % 1024 for t in range(464)] for q in range(8)])
 VOICE = Voice(LONG, COARSE, FINE)
+SHORT_VOICE = Voice(LONG[:40], COARSE[:, :60], FINE[:, :60])
 
 
 def suno(**changes) -> GenerationConfig:
@@ -370,3 +371,29 @@ def test_cached_equals_uncached(coarse):
         parts = [coarse(ids[:, a:b], cache=cache)[0] for a, b in ((0, 20), (20, 21), (21, 22), (22, 40))]
     assert torch.allclose(torch.cat(parts, 1), plain, atol=2e-5, rtol=0)
     assert cache.length == 40
+
+
+@pytest.mark.parametrize("voice, n", [(None, 50), (None, 500), (VOICE, 60), (SHORT_VOICE, 400)])
+@pytest.mark.parametrize("config", [suno(), suno(max_coarse_history=120), transformers(coarse=GREEDY)])
+def test_carried_cache_equals_new_prompts(coarse, voice, n, config):
+    """Keeping the cache while no history slides: the tokens of computing every window's prompt anew."""
+    semantic = torch.randint(0, 10_000, (n,), generator=generator(n))
+    carried, anew = (
+        generate.coarse_ids(coarse, semantic, voice, generator(1), config, T, carry=carry)
+        for carry in (True, False)
+    )
+    assert torch.equal(carried, anew)
+
+
+def test_carrying_saves_prompts(coarse, monkeypatch):
+    lengths = []
+    forward = type(coarse).forward
+    monkeypatch.setattr(
+        type(coarse),
+        "forward",
+        lambda self, ids, **o: lengths.append(ids.shape[1]) or forward(self, ids, **o),
+    )
+    semantic = torch.randint(0, 10_000, (300,), generator=generator(0))  # 900 steps: 15 windows
+    generate.coarse_ids(coarse, semantic, None, generator(1), suno(), T)
+    assert len(lengths) == 900
+    assert [n for n in lengths if n > 1] == [257, *[257 + 630] * 4]  # the first 11 windows share one prompt
