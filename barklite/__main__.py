@@ -6,6 +6,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from . import __version__
+
 PAUSE = 0.25  # seconds of silence between the sentences of a long text
 
 DESCRIPTION = """Speak a text with Bark.
@@ -53,7 +55,8 @@ def _speak(arguments: list[str]) -> int:
     )
     parser.add_argument("--float", action="store_true", help="write 32-bit float samples, not 16-bit")
     parser.add_argument("-f", "--force", action="store_true", help="replace files that exist")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no report")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no report; warnings only")
+    parser.add_argument("--version", action="version", version=f"barklite {__version__}")
     _model_options(parser)
     group = parser.add_argument_group("voice and sampling")
     group.add_argument("--voice", metavar="NAME", help="a name such as v2/en_speaker_6, or an .npz file")
@@ -72,15 +75,18 @@ def _speak(arguments: list[str]) -> int:
     group.add_argument("--max-seconds", type=float, metavar="S", help="end after this much sound")
     options = parser.parse_args(arguments)
     if (options.text is None) == (options.input is None):
-        parser.error("give a text, or - for standard input, or -i FILE")
+        parser.error("give one thing to say: a text, - for standard input, or -i FILE")
 
     text, long = _text(options)
-    outputs = [path for path in (options.output, options.save_voice) if path]
+    outputs = [path for path in (options.output, options.save_voice) if path is not None]
     if len(outputs) == 2 and os.path.realpath(outputs[0]) == os.path.realpath(outputs[1]):
         raise ValueError("--output and --save-voice name the same file")
-    from . import atomic
+    from . import atomic, clip, voice
     from .inputs import check_text
 
+    clip.check_suffix(options.output)
+    if options.save_voice is not None:
+        voice.check_suffix(options.save_voice)
     for path in outputs:
         atomic.check_writable(path)
         if os.path.isfile(path) and not options.force:

@@ -15,13 +15,12 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     changes. Raises OSError naming `path` (no such directory, no permission, disk full) and then leaves no
     trace.
     """
-    target = Path(os.path.realpath(path))
     try:
-        if target.exists() and not target.is_file():
-            with open(target, "wb") as file:  # a directory raises IsADirectoryError here
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb") as file:  # a directory raises IsADirectoryError here
                 file.write(data)
         else:
-            _write_beside(target, data)
+            _write_beside(Path(os.path.realpath(path)), data)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
@@ -68,12 +67,13 @@ def directory(path: str | os.PathLike, replaces: bool = False) -> Iterator[Path]
 
 def check_writable(path: str | os.PathLike) -> None:
     """Raise OSError now if a file could not be made at `path`, before minutes are spent on its content."""
+    device = os.path.exists(path) and not os.path.isfile(path)  # or a pipe, or a directory
     path = Path(os.path.realpath(path))
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory, not a file name")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the directory {path.parent} does not exist")
-    if not path.exists() or path.is_file():
+    if not device:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the directory {path.parent} does not exist")
         try:
             tempfile.TemporaryFile(dir=path.parent).close()
         except OSError as error:

@@ -83,6 +83,8 @@ class Bark:
         reached.
         """
         device, dtype = pick_device(device), pick_dtype(dtype)
+        if revision is not None and (name_or_path is None or Path(name_or_path).is_dir()):
+            raise ValueError("a revision belongs to a Hub id, and none is given")
         if name_or_path is None:
             note = "barklite: no model named; the built-in one has random weights and only makes noise"
             print(f"{note} (try suno/bark-small)", file=sys.stderr)
@@ -114,14 +116,18 @@ class Bark:
 
         tokenizer: None reads UTF-8 bytes, since there is no vocabulary.
         """
+        if not isinstance(config, BarkConfig):
+            raise ValueError("config must be a BarkConfig, for example BarkConfig.small()")
+        tokenizer = tokenizer or Bytes()
+        kind = next((kind for kind, made in KINDS.items() if isinstance(tokenizer, made)), None)
+        if kind is None:
+            raise ValueError(f"tokenizer must be one of barklite.tokenizer's, not {type(tokenizer).__name__}")
         device, dtype = pick_device(device), pick_dtype(dtype)
         generator = sampling.generator(seed)
         models = {
             name: checkpoint.random_model(config, name, generator).to(None if name == "codec" else dtype)
             for name in checkpoint.MODELS
         }
-        tokenizer = tokenizer or Bytes()
-        kind = next(kind for kind, made in KINDS.items() if isinstance(tokenizer, made))
         return cls(replace(config, tokenizer=kind), tokenizer, models, device, offload)
 
     def save_pretrained(self, directory: str | os.PathLike, *, force: bool = False) -> None:
@@ -178,7 +184,8 @@ class Bark:
         config = self._settings(config)
         ids = self._ids(texts, config)
         voices = self._voices(voices, len(ids))
-        seeds = [sampling.new_seed() if s is None else s for s in one_a_row(seeds, len(ids), "seeds")]
+        seeds = one_a_row(seeds, len(ids), "seeds")
+        seeds = [sampling.new_seed() if seed is None else sampling.check_seed(seed) for seed in seeds]
         generators = self._generators(seeds)
 
         timings: list[dict[str, float]] = [{} for _ in ids]
@@ -377,7 +384,9 @@ class Bark:
     # --- what callers give, checked -------------------------------------------------------------------------
 
     def _settings(self, config: GenerationConfig | None) -> GenerationConfig:
-        config = config or self.config.generation
+        config = self.config.generation if config is None else config
+        if not isinstance(config, GenerationConfig):
+            raise ValueError(f"config must be a GenerationConfig, not {type(config).__name__}")
         self.config.check(config)
         return config
 
@@ -399,7 +408,8 @@ class Bark:
             if len(ids) > limit and not config.truncate:
                 raise ValueError(
                     f"the text {shortened(text)} has {len(ids)} tokens, and the model reads {limit}: "
-                    "use stream(), which splits it into sentences, or GenerationConfig(truncate=True)"
+                    "use stream(), which splits it into sentences (on the command line: -i FILE), "
+                    "or GenerationConfig(truncate=True)"
                 )
             if len(ids) > limit:
                 lost = round((len(ids) - limit) / len(ids) * 100, 1)
@@ -428,8 +438,6 @@ class Bark:
             raise ValueError(f"a voice is a name, a path, a Voice or arrays, not {type(voice).__name__}")
         name = os.fspath(voice)
         if name.endswith(".npz"):
-            if not Path(name).is_file():
-                raise FileNotFoundError(f"there is no voice file {name}")
             return Voice.load(name, tokens)
         held = self._checkpoint.voices if self._checkpoint else []
         released = voices() if tokens == TokenConfig() else []  # Suno's voices speak Bark's ids only

@@ -12,6 +12,8 @@ from . import atomic
 from .config import TokenConfig
 from .voice import Voice
 
+MIN_VOICE = 10  # semantic tokens; from here on the number of frames is in proportion (spec 4.2)
+
 
 @dataclass(frozen=True, eq=False)
 class Clip:
@@ -46,6 +48,8 @@ class Clip:
         """
         if self.codes.shape[1] == 0:
             raise ValueError("an empty clip has no voice")
+        if len(self.semantic) < MIN_VOICE:
+            raise ValueError(f"a clip of {self.seconds:.2f} s is too short to be a voice")
         return Voice(self.semantic, self.codes[: self.tokens.n_coarse], self.codes, name, self.tokens)
 
     def save(self, path: str | os.PathLike, *, float32: bool = False) -> None:
@@ -54,6 +58,7 @@ class Clip:
 
         The file appears whole or not at all.
         """
+        check_suffix(path)
         if not float32 and (n := clipped(self.audio)):
             warnings.warn(f"{n} of {len(self.audio)} samples were clipped to [-1, 1]", stacklevel=2)
         atomic.write_bytes(path, self.wav(float32=float32))
@@ -66,6 +71,13 @@ class Clip:
         """A player, in a notebook."""
         sound = base64.b64encode(self.wav()).decode("ascii")
         return f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    """ValueError if a file name promises another format than WAV."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix in (".mp3", ".ogg", ".opus", ".flac", ".m4a", ".aac"):
+        raise ValueError(f"barklite writes WAV, not {suffix}: name the file .wav, and convert it afterwards")
 
 
 def clipped(audio: np.ndarray) -> int:

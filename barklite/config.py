@@ -9,18 +9,20 @@ Axes, in this order everywhere: B batch, T positions or frames, K codebooks, H h
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass
 
 RULES = ("suno", "transformers")
 FORMAT_VERSION = 1
+MAX_LAYERS = 1000  # more is a mistake, and would keep the loader busy for hours
 
 
 def _number(x) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and not math.isnan(x)
+    return isinstance(x, numbers.Real) and not isinstance(x, bool) and not math.isnan(x)
 
 
 def _whole(x) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool)
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class GenerationConfig:
     rules: whose order of filters, end rule and draw widths to follow (spec 4.5, 8.2): "suno" for Suno's
         package, "transformers" for Hugging Face's. Same weights, same seed, CPU and float32: their tokens.
     min_eos_p: end the semantic stage when the end's probability reaches this; None waits until it is drawn.
-    max_seconds: a limit on the sound's length; None leaves `max_semantic_tokens` (768, 15.4 s) in force.
+    max_seconds: a limit on the sound's length; None leaves `max_semantic_tokens` (768, 15.4 s) alone.
     max_coarse_history: coarse tokens the coarse model looks back on.
     truncate: cut a text that is too long, with a warning, where otherwise it is an error.
     """
@@ -161,15 +163,17 @@ class GenerationConfig:
         if self.min_eos_p is not None and not (_number(self.min_eos_p) and 0 < self.min_eos_p <= 1):
             raise ValueError(f"min_eos_p is {self.min_eos_p!r}; it must lie in (0, 1], or be None")
         if not (_whole(self.max_semantic_tokens) and self.max_semantic_tokens >= 1):
-            raise ValueError(f"max_semantic_tokens is {self.max_semantic_tokens!r}; it must be at least 1")
+            raise ValueError(f"max_semantic_tokens is {self.max_semantic_tokens!r}; it must be 1 or more")
         if self.max_seconds is not None and not (
             _number(self.max_seconds) and 0 <= self.max_seconds < math.inf
         ):
             raise ValueError(f"max_seconds is {self.max_seconds!r}; it must be a number of seconds, or None")
         if not (_whole(self.max_coarse_history) and self.max_coarse_history >= 1):
             raise ValueError(
-                f"max_coarse_history is {self.max_coarse_history!r}; it must be a number of tokens"
+                f"max_coarse_history is {self.max_coarse_history!r}; it must be a whole number of tokens"
             )
+        if not isinstance(self.truncate, bool):
+            raise ValueError(f"truncate is {self.truncate!r}; it must be True or False")
         if self.rules not in RULES:
             raise ValueError(f"rules is {self.rules!r}; choose one of {', '.join(RULES)}")
 
@@ -216,8 +220,8 @@ class BarkConfig:
         for ok, wrong in (
             *(
                 (
-                    m.n_layer > 0 and m.n_head > 0 and m.n_embd % m.n_head == 0,
-                    f"{name}.n_head does not divide n_embd",
+                    0 < m.n_layer <= MAX_LAYERS and m.n_head > 0 and m.n_embd % m.n_head == 0,
+                    f"{name}.n_layer is 0 or huge, or n_head does not divide n_embd",
                 )
                 for name, m in (("semantic", self.semantic), ("coarse", self.coarse), ("fine", self.fine))
             ),
@@ -344,7 +348,7 @@ class BarkConfig:
 def _build(cls: type, data: dict, path: str):
     """`data` as an instance of dataclass `cls`, strictly: JSON types are checked against the annotations."""
     if not isinstance(data, dict):
-        raise ValueError(f"{path or 'the configuration'} must be an object, not {data!r}")
+        raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in data.keys() - fields.keys():
         raise ValueError(f"unknown entry {path}{name}")

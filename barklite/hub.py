@@ -134,11 +134,7 @@ def _asked(what: str, call: Callable, offline: bool = False):
     try:
         return call()
     except Exception as error:  # see _commit
-        reason = (
-            "the Hub cannot be reached or was not to be asked, and the cache lacks it"
-            if offline
-            else _line(error)
-        )
+        reason = "no network (or told not to use it), and the cache lacks it" if offline else _line(error)
         raise OSError(f"cannot get {what} from the Hugging Face Hub: {reason}") from None
 
 

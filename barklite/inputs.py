@@ -33,7 +33,7 @@ def one_a_row(given: Sequence | None, n: int, what: str) -> list:
     """`given` as a list of n, [None, ...] for None; ValueError for another length."""
     if given is None:
         return [None] * n
-    if isinstance(given, str) or not isinstance(given, Sequence):
+    if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
         raise ValueError(f"{what} must be a list with one entry a row, not {given!r}")
     if len(given) != n:
         raise ValueError(f"{what} has {len(given)} entries for {n} rows")
@@ -52,7 +52,12 @@ def token_rows(
         raise ValueError(f"give a list with one {what} an entry, not {type(rows).__name__}")
     checked = []
     for i, given in enumerate(rows):
-        row = torch.as_tensor(given)
+        try:
+            if isinstance(given, np.ndarray):  # of any byte order and strides
+                given = given.astype(given.dtype.newbyteorder("="))
+            row = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{what} {i} is no tensor or array of integers") from None
         if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
             raise ValueError(f"{what} {i} is {row.dtype}; it must hold integers")
         if codebooks is None and row.ndim != 1:
@@ -79,6 +84,8 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from None
+    if picked.type == "meta":
+        raise ValueError("device 'meta' holds no numbers: nothing can be computed there")
     return picked
 
 

@@ -92,7 +92,7 @@ def _open_native(path: Path) -> Checkpoint:
             f"{path / 'config.json'}: tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}"
         )
     kind = KINDS[config.tokenizer]
-    tokenizer = kind.load(path / kind.file_name) if kind.file_name else kind.load()
+    tokenizer = kind.load(_present(path / kind.file_name)) if kind.file_name else kind.load()
     files = {name: _present(path / f"{name}.safetensors") for name in MODELS}
     folder = path / "voices"
     voices = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))

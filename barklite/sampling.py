@@ -5,6 +5,7 @@ which `torch.multinomial(p, 1)` draws (spec 8.2), so that the tokens for a seed 
 it.
 """
 
+import numbers
 import secrets
 
 import torch
@@ -17,9 +18,9 @@ MAX_SEED = 2**32 - 1
 
 def check_seed(seed: int) -> int:
     """ValueError unless 0 <= seed < 2**32: PyTorch's generator on the CPU ignores higher bits."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {MAX_SEED}")
-    return seed
+    return int(seed)
 
 
 def new_seed() -> int:

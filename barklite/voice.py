@@ -94,6 +94,8 @@ class Voice:
         executed.
         """
         path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no voice file {path}")
         try:
             with zipfile.ZipFile(path) as archive:
                 arrays = {
@@ -111,6 +113,7 @@ class Voice:
         """Write the layout of the released voices: int64, int64 and int32 arrays, uncompressed. OSError if it
         cannot.
         """
+        check_suffix(path)
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -119,6 +122,12 @@ class Voice:
             fine_prompt=self.fine.astype(np.int32),
         )
         atomic.write_bytes(path, buffer.getvalue())
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    """ValueError unless a voice kept at `path` would be taken for one."""
+    if not os.fspath(path).endswith(".npz"):
+        raise ValueError(f"a voice's file must end in .npz, unlike {os.fspath(path)!r}")
 
 
 def _read_array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
@@ -153,6 +162,7 @@ def read_array(data: bytes, label: str) -> np.ndarray:
 
 def voices(language: str | None = None) -> list[str]:
     """The 261 names of Suno's voices, or those of a language such as "en". ValueError for an unknown one."""
+    language = language and language.lower()
     if language is not None and language not in LANGUAGES:
         raise ValueError(f"no voices for language {language!r}; there are {', '.join(LANGUAGES)}")
     names = [

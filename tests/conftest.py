@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,10 @@ import torch
 from barklite import Bark, BarkConfig
 from barklite.tokenizer import WordPiece
 from tests import builders
+
+# One thread: the models here are tiny, and threads that wait for each other cost more than they compute.
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

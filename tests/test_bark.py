@@ -374,6 +374,9 @@ def test_white_space_by_the_rules(tiny):
     (dict(texts=["Hello"], seeds=[2**40]), "seed is 1099511627776"),
     (dict(texts=["Hello"], voices=[None, None]), "voices has 2 entries"),
     (dict(texts=["Hello"], voices=[7]), "not int"),
+    (dict(texts=["Hello"], seeds=[torch.Generator()]), "seed is <torch"),
+    (dict(texts=["Hello"], config=3), "must be a GenerationConfig, not int"),
+    (dict(texts=["Hello"], config={}), "must be a GenerationConfig, not dict"),
     (dict(texts=["Hello"], config=GenerationConfig(max_semantic_tokens=769)), "makes up to 768"),
     (dict(texts=["Hello"], config=GenerationConfig(max_coarse_history=59)), "between 60 and 630"),
     (dict(texts=["Hello"], config=GenerationConfig(max_coarse_history=631)), "between 60 and 630"),
@@ -386,6 +389,7 @@ def test_bad_batches(arguments, message, tiny):
 @pytest.mark.parametrize("arguments, message", [
     (dict(min_eos_p=0), "min_eos_p is 0"), (dict(min_eos_p=2), "min_eos_p is 2"),
     (dict(max_seconds=-1), "max_seconds is -1"), (dict(max_semantic_tokens=0), "max_semantic_tokens is 0"),
+    (dict(truncate="no"), "truncate is 'no'"),
     (dict(rules="bark"), "rules is 'bark'; choose one of suno"), (dict(semantic=0.7), "SamplingConfig"),
 ])  # fmt: skip
 def test_bad_settings(arguments, message):
@@ -397,6 +401,8 @@ def test_bad_settings(arguments, message):
     ("semantic_to_coarse", torch.zeros(2, 3, dtype=torch.long), r"shape \(2, 3\); it must be \(N,\)"),
     ("semantic_to_coarse", torch.tensor([10_000]), r"outside 0 \.\. 9999"),
     ("semantic_to_coarse", torch.tensor([0.5]), "must hold integers"),
+    ("semantic_to_coarse", None, "row 0 is no tensor or array of integers"),
+    ("coarse_to_fine", np.array([[None]]), "row 0 is no tensor"),
     ("coarse_to_fine", torch.zeros(8, 3, dtype=torch.long), "k from 1 to 7"),
     ("coarse_to_fine", torch.full((2, 3), 1024), r"outside 0 \.\. 1023"),
     ("decode", torch.zeros(9, 3, dtype=torch.long), "k from 1 to 8"),
@@ -405,8 +411,9 @@ def test_bad_settings(arguments, message):
 def test_bad_rows(stage, row, message, tiny):
     with pytest.raises(ValueError, match=message):
         getattr(tiny, stage)([row])
-    with pytest.raises(ValueError, match="give a list"):
-        getattr(tiny, stage)(row)
+    if isinstance(row, torch.Tensor):
+        with pytest.raises(ValueError, match="give a list"):
+            getattr(tiny, stage)(row)
 
 
 def test_bad_stream_input_raises_at_once(tiny):
@@ -422,12 +429,41 @@ def test_bad_stream_input_raises_at_once(tiny):
 
 @pytest.mark.parametrize("options, message", [
     (dict(device="tpu"), "device 'tpu' cannot be used"),
+    (dict(device="meta"), "device 'meta' holds no numbers"),
+    (dict(revision="main"), "a revision belongs to a Hub id"),
     (dict(dtype="int8"), "dtype is 'int8'; choose one of"),
     (dict(dtype=torch.float64), "dtype is torch.float64"),
 ])  # fmt: skip
 def test_bad_options(options, message, native):
     with pytest.raises(ValueError, match=message):
         Bark.from_pretrained(native, **{"device": "cpu", **options})
+
+
+def test_bad_configurations():
+    for config in (None, {}, "small"):
+        with pytest.raises(ValueError, match="must be a BarkConfig"):
+            Bark.from_config(config)
+    with pytest.raises(ValueError, match="tokenizer must be one of"):
+        Bark.from_config(BarkConfig.tiny(), tokenizer=3)
+
+
+def test_numpy_numbers_are_numbers(tiny):
+    one = tiny.generate(
+        "Hello", VOICE, 3, GenerationConfig(max_seconds=0.5, semantic=SamplingConfig(0.5, 7, 0.5))
+    )
+    sampling = SamplingConfig(np.float32(0.5), np.int64(7), np.float64(0.5))
+    config = GenerationConfig(max_seconds=np.float32(0.5), semantic=sampling)
+    two = tiny.generate("Hello", VOICE, np.uint32(3), config)
+    assert same(one, two)
+    assert type(two.seed) is int
+    assert same(one, tiny.generate_batch(("Hello",), [VOICE], np.array([3]), config)[0])
+
+
+def test_rows_of_any_memory_layout(tiny):
+    row = np.arange(40)[::-1]
+    plain = tiny.semantic_to_coarse([torch.arange(39, -1, -1)], seeds=[1])[0]
+    for form in (row, row.astype(">i4"), row.tolist(), row.astype(np.uint16)):
+        assert torch.equal(tiny.semantic_to_coarse([form], seeds=[1])[0], plain)
 
 
 def test_weights_gone_bad_are_noticed(tiny):

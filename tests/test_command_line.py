@@ -156,6 +156,10 @@ BAD = [
     (["Hello", "-o", "a.wav", "--voice", "none.npz"], "there is no voice file none.npz"),
     (["Hello", "-o", "no/such/a.wav"], "does not exist"),
     (["Hello", "-o", "."], "is a directory"),
+    (["Hello", "-o", ""], "is a directory"),
+    (["Hello", "-o", "a.mp3"], "writes WAV, not .mp3"),
+    (["Hello", "-o", "a.wav", "--save-voice", "v.txt"], "must end in .npz"),
+    (["Hello", "-o", "a.wav", "--device", "meta"], "holds no numbers"),
     (["Hello", "-o", "a.wav", "--save-voice", "no/v.npz"], "does not exist"),
     (["Hello", "-o", "a.wav", "--seed", "-1"], "seed is -1"),
     (["Hello", "-o", "a.wav", "--seed", str(2**70)], "seed is"),
@@ -185,6 +189,12 @@ def test_mistakes_get_one_line(arguments, message, command):
     assert err.startswith("barklite: ")
     assert message in err
     assert os.listdir() == []
+
+
+def test_version(command):
+    import barklite
+
+    assert command("--version", model=False)[:2] == (0, f"barklite {barklite.__version__}\n")
 
 
 def test_wrong_usage(command):
@@ -250,6 +260,12 @@ def test_output_to_a_pipe_and_through_a_link(command, tmp_path):
     assert os.path.islink("link.wav")
     assert scipy.io.wavfile.read(tmp_path / "target.wav")[0] == 24_000
     assert command("Hello", "-o", "/dev/null", *SHORT)[0] == 0
+    code = "import sys; from barklite.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "Hello", "-o", "/dev/stdout", "-q", "--max-seconds", "0.5"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert scipy.io.wavfile.read(io.BytesIO(done.stdout))[0] == 24_000
     assert not os.path.isfile("/dev/null")
 
 

@@ -278,6 +278,8 @@ def test_damaged_native_weights(name, change, message, native, tmp_path):
         (lambda c: c.update(flavour="sweet"), "unknown entry flavour"),
         (lambda c: c["semantic"].pop("n_layer"), r"semantic\.n_layer is missing"),
         (lambda c: c["semantic"].update(n_layer="two"), r"semantic\.n_layer must be a whole number"),
+        (lambda c: c["semantic"].update(n_layer=10**7), "n_layer is 0 or huge"),
+        (lambda c: c.update(semantic=None), "semantic must be an object"),
         (lambda c: c["tokens"].update(semantic_rate="fast"), r"tokens\.semantic_rate must be a number"),
         (lambda c: c["codec"].update(ratios=[]), r"codec\.ratios"),
         (lambda c: c["codec"].update(encoder=1), r"codec\.encoder must be true or false"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from barklite import GenerationConfig, Voice, voices
+from barklite.clip import MIN_VOICE
 from barklite.voice import ARRAYS
 from tests import builders
 
@@ -89,8 +90,20 @@ def test_a_clip_is_a_voice(tiny, tmp_path):
     assert np.array_equal(again.coarse, clip.codes[:2])
     assert np.array_equal(again.semantic, clip.semantic)
     tiny.generate("And more", voice, 3, SHORT)
-    with pytest.raises(ValueError, match="frames do not fit"):
-        tiny.generate("Hello", seed=2, config=GenerationConfig(max_semantic_tokens=1)).voice()
+    for n in (1, MIN_VOICE - 1, MIN_VOICE, MIN_VOICE + 1):
+        clip = tiny.generate("Hello", seed=2, config=GenerationConfig(max_semantic_tokens=n))
+        if n >= MIN_VOICE:
+            clip.voice()
+        else:
+            with pytest.raises(ValueError, match="too short to be a voice"):
+                clip.voice()
+
+
+def test_a_voice_file_is_named_as_one(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.npz"):
+        builders.voice("mine").save(tmp_path / "mine.txt")
+    with pytest.raises(FileNotFoundError, match="there is no voice file"):
+        Voice.load(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize(
