@@ -18,9 +18,7 @@ Other commands:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 for an error, 2 for wrong usage, 130 if
-    interrupted.
-    """
+    """Run the command: exit status 0, 1 for an error, 2 for wrong usage, 130 if interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
     try:
@@ -131,9 +129,7 @@ def _text(options: argparse.Namespace) -> tuple[str, bool]:
 
 
 def _generation(options: argparse.Namespace):
-    """A function that puts the options' settings in place of a checkpoint's; bad ones raise ValueError at
-    once.
-    """
+    """A function that puts the options' settings in place of a checkpoint's. ValueError for bad ones."""
     from dataclasses import replace
 
     from .config import GenerationConfig
@@ -178,9 +174,9 @@ def _write(options: argparse.Namespace, clips: list) -> None:
         warnings.warn(
             f"{n} of {len(audio)} samples were clipped to [-1, 1] (--float keeps them)", stacklevel=2
         )
-    if options.save_voice:
-        clips[0].voice().save(options.save_voice)
     atomic.write_bytes(options.output, wav(audio, rate, options.float))
+    if options.save_voice:  # after the sound, which a clip too short to be a voice must not cost
+        clips[0].voice().save(options.save_voice)
     if not options.quiet:
         seconds = {stage: sum(clip.timings[stage] for clip in clips) for stage in clips[0].timings}
         spent = ", ".join(f"{stage} {second:.1f} s" for stage, second in seconds.items())

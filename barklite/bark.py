@@ -276,9 +276,7 @@ class Bark:
         config: GenerationConfig | None = None,
         progress: bool | None = False,
     ) -> list[Tensor]:
-        """Semantic tokens (N_i,) -> codes of the first two codebooks, a list of int64 (2, T_i), 75 frames a
-        second (spec 4.2).
-        """
+        """Semantic tokens (N_i,) -> codes of the first two codebooks, a list of int64 (2, T_i) (spec 4.2)."""
         config, t = self._settings(config), self.config.tokens
         rows = token_rows(rows, "semantic row", None, t.semantic_vocab_size, self.device)
         voices, generators = (
@@ -295,9 +293,7 @@ class Bark:
         config: GenerationConfig | None = None,
         progress: bool | None = False,
     ) -> list[Tensor]:
-        """Codes of the first k codebooks (k, T_i), k from 1 to 7, usually 2 -> all, a list of int64 (8, T_i)
-        (spec 4.3).
-        """
+        """Codes of the first k codebooks (k, T_i), k < 8, usually 2 -> all, int64 (8, T_i) (spec 4.3)."""
         config, t = self._settings(config), self.config.tokens
         rows = token_rows(rows, "coarse row", range(1, t.n_codebooks), t.codebook_size, self.device)
         voices, generators = (
@@ -307,9 +303,7 @@ class Bark:
         return self._fine(rows, voices, generators, config, progress)
 
     def decode(self, rows: Rows) -> list[Tensor]:
-        """Codes (k, T_i) of the first k codebooks -> audio, a list of float32 (320 T_i,) at 24 kHz (spec
-        4.4).
-        """
+        """Codes (k, T_i) of the first k codebooks -> audio at 24 kHz, a list of float32 (320 T_i,)."""
         t = self.config.tokens
         return self._decode(
             token_rows(rows, "codes row", range(1, t.n_codebooks + 1), t.codebook_size, self.device)
@@ -347,9 +341,7 @@ class Bark:
         return self._each("codec", stage, (rows,), 0, False, timings)
 
     def _each(self, name: str, stage: Callable, columns: tuple, total: int, progress, timings) -> list:
-        """`stage` of every row, with its model on the device and a bar on stderr; seconds go into
-        `timings`.
-        """
+        """`stage` of every row, its model on the device, a bar on stderr; seconds go into `timings`."""
         from tqdm import tqdm
 
         results, hidden = [], None if progress is None else not progress
@@ -365,9 +357,7 @@ class Bark:
 
     @contextlib.contextmanager
     def _resident(self, name: str) -> Iterator[nn.Module]:
-        """A stage's model on the device. With offload its weights stay on the CPU, and a copy comes and
-        goes.
-        """
+        """A stage's model on the device. With offload its weights stay on the CPU: a copy comes and goes."""
         model = getattr(self, name)
         if not self.offload:
             yield model

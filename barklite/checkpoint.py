@@ -55,9 +55,7 @@ def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> n
 
 
 def check_state(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor], tick=lambda n: None) -> None:
-    """ValueError naming file and key unless `state` has the model's keys, shapes and finite floating
-    values.
-    """
+    """ValueError naming file and key unless `state` has the model's keys, shapes and finite values."""
     path = checkpoint.origin(name)
     with torch.device("meta"):
         expected = MODELS[name](getattr(checkpoint.config, name)).state_dict()

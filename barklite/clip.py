@@ -86,9 +86,7 @@ def clipped(audio: np.ndarray) -> int:
 
 
 def wav(audio: np.ndarray, sample_rate: int, float32: bool = False) -> bytes:
-    """Audio (samples,) in [-1, 1] as a WAV file, 16-bit PCM or 32-bit float; what lies outside is clipped in
-    PCM.
-    """
+    """Audio (samples,) as a WAV file: 16-bit PCM, clipped to [-1, 1], or 32-bit float."""
     import scipy.io.wavfile
 
     if not float32:

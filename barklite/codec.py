@@ -52,9 +52,7 @@ class LSTM(nn.LSTM):
 
 
 def decoder(config: CodecConfig) -> nn.Sequential:
-    """(B, dimension, T) -> (B, 1, hop * T). Layers carry the numbers of the published checkpoint (spec
-    6.1).
-    """
+    """(B, dimension, T) -> (B, 1, hop * T). Layers are numbered as published (spec 6.1)."""
     channels = config.n_filters * 2 ** len(config.ratios)
     layers = [Conv(config.dimension, channels, 7), LSTM(channels)]
     for ratio in config.ratios:
@@ -126,9 +124,7 @@ class Codec(nn.Module):
 
 
 def _reflect(x: Tensor, left: int, right: int) -> Tensor:
-    """Reflect-pad the last axis; where the signal is too short to be reflected, it is lengthened by zeros
-    first.
-    """
+    """Reflect-pad the last axis; a signal too short to be reflected is lengthened by zeros first."""
     lack = max(left, right) - x.shape[-1] + 1
     if lack <= 0:
         return F.pad(x, (left, right), mode="reflect") if left or right else x

@@ -293,9 +293,7 @@ class BarkConfig:
 
     @property
     def max_semantic_tokens(self) -> int:
-        """The most semantic tokens one call can make: 1024 positions hold the prompt and 767 of 768
-        tokens.
-        """
+        """The most tokens one call makes, 768: the last one drawn needs no position of its own."""
         return self.semantic.block_size - self.tokens.n_prompt + 1
 
     @classmethod
@@ -310,9 +308,7 @@ class BarkConfig:
 
     @classmethod
     def tiny(cls) -> "BarkConfig":
-        """Bark's ids and windows at 2 layers of width 16 with a thin codec: for tests, it only makes
-        noise.
-        """
+        """Bark's ids and windows with 2 layers of width 16 and a thin codec: for tests, it makes noise."""
         codec = CodecConfig(n_filters=4, dimension=16)
         generation = GenerationConfig(max_seconds=3.0)  # random weights hardly ever draw the end
         return dataclasses.replace(

@@ -9,9 +9,7 @@ from .gpt import Block, Embedding, cross_entropy
 
 
 class FineGPT(nn.Module):
-    """Predicts codebook k of a window at once. The table that embeds codebook k is also the head that
-    predicts it.
-    """
+    """Predicts codebook k of a whole window; the table that embeds it is also its head."""
 
     def __init__(self, config: FineConfig):
         super().__init__()
@@ -66,9 +64,7 @@ class FineGPT(nn.Module):
         return logits, None if targets is None else cross_entropy(logits, targets[:, rows])
 
     def embed(self, codebook: int, codes: Tensor) -> Tensor:
-        """The sum of the embeddings of codebooks 0 .. `codebook`, added in this order: (B, K, T) -> (B, T,
-        D).
-        """
+        """Embeddings of codebooks 0 .. `codebook`, added in this order: (B, K, T) -> (B, T, D)."""
         x = self.wtes[0](codes[:, 0])
         for k in range(1, codebook + 1):
             x = x + self.wtes[k](codes[:, k])

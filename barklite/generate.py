@@ -36,9 +36,7 @@ def text_to_semantic(
     tokens: TokenConfig,
     tick: Tick = _silent,
 ) -> tuple[Tensor, str]:
-    """Tokenizer ids (at most 256) -> semantic tokens, int64 (N,), and why they end: "eos" or "length" (spec
-    4.1).
-    """
+    """Tokenizer ids -> semantic tokens, int64 (N,), and why they end: "eos" or "length" (spec 4.1)."""
     sampling, eos, limit = config.semantic, tokens.semantic_eos, config.semantic_limit(tokens)
     device = model.wte.weight.device
     prompt = semantic_prompt(ids, voice, tokens).to(device)
@@ -65,9 +63,7 @@ def text_to_semantic(
 
 
 def semantic_prompt(ids: list[int], voice: Voice | None, tokens: TokenConfig) -> Tensor:
-    """The 513 ids of the semantic prompt: text, history, and the id that asks for the answer (spec 2.1,
-    4.1).
-    """
+    """The 513 ids of the semantic prompt: text, history, the id that asks for an answer (spec 4.1)."""
     assert len(ids) <= tokens.n_text
     text = [i + tokens.text_offset for i in ids] + [tokens.text_pad] * (tokens.n_text - len(ids))
     history = [] if voice is None else voice.semantic[-tokens.n_semantic_history :].tolist()
@@ -76,9 +72,7 @@ def semantic_prompt(ids: list[int], voice: Voice | None, tokens: TokenConfig) ->
 
 
 def _ends_early(p: Tensor, scores: Tensor, config: GenerationConfig) -> bool:
-    """Whether the end is likely enough: Suno looks at what it drew from, transformers at the raw model
-    (D12).
-    """
+    """Whether the end is likely enough: to Suno, of what is drawn; to transformers, of the raw model."""
     if config.min_eos_p is None:
         return False
     if config.rules == "suno":
@@ -96,9 +90,7 @@ def semantic_to_coarse(
     tokens: TokenConfig,
     tick: Tick = _silent,
 ) -> Tensor:
-    """Semantic tokens (N,) -> codes of the first two codebooks, int64 (2, T), T = floor(N * 75 / 49.9) (spec
-    4.2).
-    """
+    """Semantic tokens (N,) -> codes of two codebooks, int64 (2, T), T = N * 75 / 49.9 (spec 4.2)."""
     ids = coarse_ids(model, semantic, voice, generator, config, tokens, tick)
     codes = (ids - tokens.semantic_vocab_size) % tokens.codebook_size
     return rearrange(codes, "(T K) -> K T", K=tokens.n_coarse)
@@ -190,9 +182,7 @@ def _coarse_slice(step: int, model: GPT, config: GenerationConfig, tokens: Token
 def _noise(
     eligible: slice, width: int, model: GPT, sampling, config: GenerationConfig, generator
 ) -> Tensor | None:
-    """Noise for the eligible ids. Suno draws for `width` of them, transformers for the whole vocabulary
-    (D33).
-    """
+    """Noise for the eligible ids. Suno draws `width` variates, transformers a whole vocabulary (D33)."""
     if sampling.temperature == 0:
         return None
     if config.rules == "suno":
@@ -238,9 +228,7 @@ def coarse_to_fine(
 
 
 def fine_windows(n_frames: int, n_history: int, tokens: TokenConfig) -> list[tuple[int, int]]:
-    """(first frame seen, first frame filled) of every window, counted with the history (table in spec
-    4.3).
-    """
+    """(first frame seen, first frame filled) of each window, history included (table in spec 4.3)."""
     W, hop = tokens.fine_window, tokens.fine_hop
     total = max(n_history + n_frames, W)
     n = max(0, math.ceil((n_frames - (W - n_history)) / hop)) + 1

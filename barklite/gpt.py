@@ -12,9 +12,7 @@ from .config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of every layer, written in place. `length` positions are filled; only those are
-    attended to.
-    """
+    """Keys and values of every layer, written in place; the first `length` positions are filled."""
 
     def __init__(self, config: GPTConfig, batch_size: int, max_length: int, device=None, dtype=None):
         head = config.n_embd // config.n_head
@@ -25,9 +23,7 @@ class KVCache:
         self.length = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, H, T, D/H) behind the filled part; return the filled part with
-        them.
-        """
+        """Write new keys and values (B, H, T, D/H) behind the filled part; return it, grown."""
         end = self.length + k.shape[2]
         assert end <= self.keys.shape[3], f"a cache of {self.keys.shape[3]} positions cannot hold {end}"
         self.keys[layer, :, :, self.length : end] = k

@@ -66,9 +66,7 @@ def fetch(
 
 
 def download(repo: str, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """The directory in the Hub's own cache that holds what is needed of a repository, and is named by its
-    commit.
-    """
+    """The Hub cache's directory for a repository's commit, with the files that are needed."""
     import huggingface_hub as hub
 
     def snapshot(**options) -> Path:
@@ -87,9 +85,7 @@ def download(repo: str, revision: str | None = None, local_files_only: bool = Fa
 def fetch_voice(
     repo: str, revision: str | None, name: str, tokens: TokenConfig, local_files_only: bool = False
 ) -> Voice:
-    """One of a repository's voices, kept in the cache. OSError if it can be had neither there nor from the
-    Hub.
-    """
+    """One of a repository's voices, kept in the cache. OSError if it cannot be had."""
     import huggingface_hub as hub
 
     kept = cache_directory() / repo.replace("/", "--") / "voices" / f"{name}.npz"

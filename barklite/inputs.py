@@ -1,6 +1,4 @@
-"""What callers give, checked once at the door: texts, rows of tokens, devices, dtypes. Errors are
-sentences.
-"""
+"""What callers give, checked at the door: texts, rows of tokens, devices, dtypes."""
 
 from collections.abc import Sequence
 

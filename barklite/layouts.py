@@ -279,9 +279,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict:
-    """A file of torch.save, mapped, by PyTorch's restricted unpickler: it makes tensors and plain containers
-    only.
-    """
+    """A file of torch.save, mapped, by PyTorch's restricted unpickler: tensors and containers only."""
     scalar = getattr(
         np, "_core", getattr(np, "core", None)
     ).multiarray.scalar  # Suno stored a loss as a numpy scalar

@@ -1,6 +1,4 @@
-"""A long text in pieces that Bark can speak: sentences, and what must be split further is split at the
-softest place.
-"""
+"""A long text in pieces that Bark can speak, split at the softest places."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -78,9 +78,7 @@ class Voice:
     def from_arrays(
         cls, arrays: Mapping[str, np.ndarray], name: str | None = None, tokens: TokenConfig = TokenConfig()
     ) -> "Voice":
-        """From a mapping with `semantic_prompt`, `coarse_prompt` and `fine_prompt`. ValueError if it is not
-        that.
-        """
+        """From a mapping with `semantic_prompt`, `coarse_prompt`, `fine_prompt`; else ValueError."""
         label = f"voice {name!r}" if name else "voice"
         if missing := [key for key in ARRAYS if key not in arrays]:
             raise ValueError(f"{label} has no {missing[0]}; it needs {', '.join(ARRAYS)}")
@@ -90,9 +88,7 @@ class Voice:
     def load(
         cls, path: str | os.PathLike, tokens: TokenConfig = TokenConfig(), name: str | None = None
     ) -> "Voice":
-        """Read an `.npz` as Suno ships them. FileNotFoundError, or ValueError in words; nothing in it is
-        executed.
-        """
+        """Read an `.npz` as Suno ships them. FileNotFoundError, or ValueError. Nothing is executed."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no voice file {path}")
@@ -110,9 +106,7 @@ class Voice:
         return cls.from_arrays(arrays, name or str(path), tokens)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the layout of the released voices: int64, int64 and int32 arrays, uncompressed. OSError if it
-        cannot.
-        """
+        """Write the released voices' layout: int64, int64, int32, uncompressed. OSError if it cannot."""
         check_suffix(path)
         buffer = io.BytesIO()
         np.savez(
@@ -140,9 +134,7 @@ def _read_array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
 
 
 def read_array(data: bytes, label: str) -> np.ndarray:
-    """A `.npy` file's array; ValueError if it is not whole, or holds Python objects, which would need
-    pickle.
-    """
+    """A `.npy` file's array; ValueError if it is not whole or would need pickle."""
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)

@@ -44,9 +44,7 @@ def voice(name: str, n: int = 120, seed: int = 0) -> Voice:
 
 
 def suno_state(name: str, model: torch.nn.Module, oddities: bool = True) -> dict[str, torch.Tensor]:
-    """One token model's `model` entry: prefixed by torch.compile, with mask buffers, heads sharing their
-    tables.
-    """
+    """One token model's `model` entry: compiled prefix, mask buffers, heads that are tables."""
     state = {
         key if key.startswith("lm_head") else f"transformer.{key}": tensor
         for key, tensor in model.state_dict().items()
@@ -60,9 +58,7 @@ def suno_state(name: str, model: torch.nn.Module, oddities: bool = True) -> dict
 
 
 def suno_file(name: str, model: torch.nn.Module) -> dict:
-    """What `torch.save` got: the model, Adam's two moments, a numpy scalar, and more that inference
-    ignores.
-    """
+    """What `torch.save` got: the model, Adam's moments, a numpy scalar, and more to ignore."""
     config = model.config
     args = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "block_size")}
     args |= {"bias": False, "dropout": 0.0}

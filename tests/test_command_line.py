@@ -1,6 +1,4 @@
-"""The `barklite` command as its user meets it: exit status, what is written where, one sentence for a
-mistake.
-"""
+"""The `barklite` command as its user meets it: exit status, files, one sentence a mistake."""
 
 import io
 import os
@@ -92,10 +90,15 @@ def test_voices_in_and_out(command):
     status, _, err = command("Hello", "-o", "c.wav", "--save-voice", "next.npz", *SHORT)
     assert status == 1
     assert "next.npz exists" in err
-    status, _, err = command("Hello", "-o", "c.wav", "--save-voice", "c.wav", *SHORT)
+    status, _, err = command("Hello", "-o", "c.wav", "--save-voice", "short.npz", "--max-seconds", "0.1")
+    assert status == 1
+    assert err.splitlines()[-1] == "barklite: a clip of 0.09 s is too short to be a voice"
+    assert os.path.exists("c.wav")  # what was made is not lost
+    os.unlink("c.wav")
+    status, _, err = command("Hello", "-o", "c.npz", "--save-voice", "c.npz", *SHORT)
     assert status == 1
     assert "same file" in err
-    assert not os.path.exists("c.wav")
+    assert not os.path.exists("c.npz")
 
 
 def test_standard_input(command, monkeypatch):

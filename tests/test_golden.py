@@ -129,9 +129,7 @@ def test_noise_is_multinomials():
 
 
 def test_end_rules_differ():
-    """P(end) is 0.269 untempered and 0.193 at temperature 0.7: with min_eos_p 0.2 transformers ends, Suno
-    does not.
-    """
+    """P(end) is 0.269, tempered 0.193: with min_eos_p 0.2 transformers ends, Suno does not."""
     scores = torch.full((10_001,), -20.0)
     scores[7], scores[10_000] = 1.0, 0.0
     from barklite.sampling import probabilities

@@ -58,9 +58,7 @@ def test_shell_examples(line, place):
 
 
 def test_the_two_commands():
-    """One line speaks, one tests; both take PyTorch's CPU build first. What follows the installation is run
-    here.
-    """
+    """One line speaks, one tests; both take PyTorch's CPU build first."""
     speak, test = [line for line in SHELL if line.startswith("pip install")]
     cpu = "pip install torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu && "
     assert speak == cpu + 'pip install . && barklite "Hello there." -o hello.wav'

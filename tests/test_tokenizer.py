@@ -1,6 +1,4 @@
-"""The tokenizers: WordPiece against the released vocabulary's golden ids and against the fast tokenizer
-itself.
-"""
+"""The tokenizers: WordPiece against golden ids and against the fast tokenizer itself."""
 
 import json
 

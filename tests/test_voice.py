@@ -1,6 +1,4 @@
-"""Voices: what is released loads and drives a generation; what is broken or hostile is refused in a
-sentence.
-"""
+"""Voices: what is released drives a generation; what is broken or hostile is refused."""
 
 import io
 import zipfile

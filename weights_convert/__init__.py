@@ -19,9 +19,7 @@ def gpt_keys(n_layer: int) -> list[str]:
 
 
 def fine_keys(n_layer: int, n_codes: int) -> list[str]:
-    """The names in a fine model's state dict. Its heads are its token tables: they have no names of their
-    own.
-    """
+    """The names in a fine model's state dict. Its heads are its tables and have no names."""
     keys = [key for key in gpt_keys(n_layer) if key not in ("wte.weight", "lm_head.weight")]
     biases = [key.replace(".weight", ".bias") for key in keys if ".ln_" in f".{key}"]
     return [f"wtes.{k}.weight" for k in range(n_codes)] + keys + biases
@@ -42,9 +40,7 @@ def select(
 
 
 def check_tied(heads: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> None:
-    """Each head of the fine model must be the table of the codebook it predicts (spec 3.5), for it is not
-    stored.
-    """
+    """Each head of the fine model must be the table of the codebook it predicts (spec 3.5)."""
     for (name, head), (table_name, table) in zip(heads.items(), tables.items(), strict=True):
         if head.data_ptr() != table.data_ptr() and not head.equal(table):
             raise ValueError(f"{name!r} and {table_name!r} differ, but in Bark they are one tensor")

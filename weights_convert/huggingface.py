@@ -127,9 +127,7 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
 
 
 def convert_gpt(state: Mapping[str, Tensor], config: GPTConfig, name: str) -> dict[str, Tensor]:
-    """`name` is "semantic" or "coarse"; `state` the joint state dict, of which only that model's part is
-    read.
-    """
+    """The model called `name`, "semantic" or "coarse", out of the joint state dict."""
     names = {PREFIXES[name] + _theirs(key): key for key in gpt_keys(config.n_layer)}
     return select(*_part(state, name, names))
 
@@ -182,9 +180,7 @@ def vocabulary(tokenizer_json: Mapping) -> list[str]:
 
 
 def voice_paths(speaker_embeddings: Mapping) -> dict[str, dict[str, str]]:
-    """`speaker_embeddings_path.json` as {voice: {array: relative path}}; a path that leads out is a
-    ValueError.
-    """
+    """{voice: {array: relative path}}; ValueError for a path that leads out of the checkpoint."""
     voices = {name: paths for name, paths in speaker_embeddings.items() if name != "repo_or_path"}
     for name, paths in voices.items():
         for array in ("semantic_prompt", "coarse_prompt", "fine_prompt"):
