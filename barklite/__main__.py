@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: print(f"barklite: {message}", file=sys.stderr)
             return command(arguments[1:]) if command else _speak(arguments)
     except KeyboardInterrupt:
-        print("barklite: interrupted; nothing was written", file=sys.stderr)
+        print("barklite: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left: nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -220,6 +220,8 @@ def _convert(arguments: list[str]) -> int:
 
     dtype = pick_dtype(options.dtype)
     source = Path(options.source)
+    if source.is_dir() and options.revision is not None:
+        raise ValueError("a revision belongs to a Hub id, and a directory is given")
     if not source.is_dir():
         if not hub.is_repo_id(options.source):
             raise FileNotFoundError(f"{source} is neither a directory nor a Hub id such as suno/bark-small")

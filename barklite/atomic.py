@@ -2,8 +2,8 @@
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +26,16 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _write_beside(target: Path, data: bytes) -> None:
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    unfinished = _beside(target)
+    mode = target.stat().st_mode & 0o777 if target.exists() else None
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(unfinished, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+            os.fsync(file.fileno())  # or a power cut could leave a renamed file without its content
+        if mode is not None:
+            os.chmod(unfinished, mode)
         os.replace(unfinished, target)
     except BaseException:
         os.unlink(unfinished)
@@ -43,26 +46,38 @@ def _write_beside(target: Path, data: bytes) -> None:
 def directory(path: str | os.PathLike, replaces: bool = False) -> Iterator[Path]:
     """A fresh directory to fill, that becomes `path` when the block ends well and vanishes when it does not.
 
-    An empty `path` is replaced, a full one only if `replaces`: else FileExistsError.
+    An empty `path` is replaced, a full one only if `replaces`: else FileExistsError, also for one that was
+    filled in the meantime. An interrupt leaves either the old directory or the new one.
     """
     path = Path(os.path.realpath(path))
     full = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if full and not (replaces and path.is_dir()):
-        raise FileExistsError(f"{path} exists and is not empty: name another directory, or remove it")
+        raise _exists(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    unfinished = _beside(path)
+    unfinished.mkdir()
     try:
         yield unfinished
-        unfinished.chmod(0o777 & ~_umask())
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.replace(path, old)  # onto an empty directory: allowed, and atomic
-            os.replace(unfinished, path)
-            shutil.rmtree(old)
+        if full:
+            _swap(unfinished, path)
         else:
-            os.replace(unfinished, path)
+            try:
+                os.replace(unfinished, path)  # onto nothing, or onto an empty directory
+            except OSError:
+                raise _exists(path) from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    old = _beside(path)
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old)
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -71,17 +86,22 @@ def check_writable(path: str | os.PathLike) -> None:
     path = Path(os.path.realpath(path))
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory, not a file name")
-    if not device:
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"the directory {path.parent} does not exist")
-        try:
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(path.parent)) from None
+    if device:
+        return
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the directory {path.parent} does not exist")
+    trial = _beside(path)
+    try:
+        os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.unlink(trial)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path.parent)) from None
 
 
-def _umask() -> int:
-    """The process's mask; POSIX can only tell it by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _beside(path: Path) -> Path:
+    """A new, short, hidden name in the same directory: renaming within it is atomic."""
+    return path.parent / f".{secrets.token_hex(6)}.partial"
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(f"{path} exists and is not empty: name another directory, or remove it")

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import atomic, checkpoint, generate, hub, layouts, sampling, sentences
+from . import checkpoint, generate, hub, layouts, sampling, sentences
 from .clip import Clip
 from .codec import Codec
 from .config import BarkConfig, GenerationConfig, TokenConfig
 from .fine import FineGPT
 from .gpt import GPT
 from .inputs import Rows, check_text, one_a_row, pick_device, pick_dtype, shortened, token_rows
-from .tokenizer import KINDS, Bytes, Tokenizer
+from .tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
 from .voice import Voice, unknown, voices
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
@@ -49,6 +49,7 @@ class Bark:
         offload: bool = False,
     ):
         """Put together what is loaded. `models` has "semantic", "coarse", "fine" and "codec"."""
+        check_vocabulary(tokenizer, config.tokens)
         self.config = config
         self.tokenizer = tokenizer
         self.device = torch.device(device)
@@ -65,6 +66,8 @@ class Bark:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        compile: bool = False,
+        quantize: str | None = None,
         offload: bool = False,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -76,6 +79,7 @@ class Bark:
             stderr.
         device: None takes CUDA, else MPS, else the CPU.
         dtype: of the three token models, None keeps the file's; the codec stays as stored, float32.
+        compile, quantize: not available yet; anything but the defaults is a ValueError.
         offload: keep the models on the CPU and move each to `device` for its stage.
         revision, local_files_only: for a Hub id.
 
@@ -83,6 +87,8 @@ class Bark:
         reached.
         """
         device, dtype = pick_device(device), pick_dtype(dtype)
+        if compile or quantize is not None:
+            raise ValueError("compile and quantize are not available in this version of barklite")
         if revision is not None and (name_or_path is None or Path(name_or_path).is_dir()):
             raise ValueError("a revision belongs to a Hub id, and none is given")
         if name_or_path is None:
@@ -138,7 +144,7 @@ class Bark:
         """
         opened = self._checkpoint
         held = {name: opened.voice(name) for name in opened.voices} if opened else {}
-        with atomic.directory(directory, force and checkpoint.is_replaceable(directory)) as unfinished:
+        with checkpoint.new_directory(directory, force) as unfinished:
             for name in checkpoint.MODELS:
                 checkpoint.write_model(unfinished, name, getattr(self, name).state_dict())
             checkpoint.write_rest(unfinished, self.config, self.tokenizer, held)

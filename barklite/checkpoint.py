@@ -3,9 +3,11 @@
 Files are mapped and models are built on the meta device: loading makes no second copy of the weights.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -92,7 +94,7 @@ def convert(
     from tqdm import tqdm
 
     checkpoint = open_checkpoint(source, encoder)
-    with atomic.directory(target, replaces=force and is_replaceable(target)) as directory:
+    with new_directory(target, force) as directory:
         disable = None if progress is None else not progress
         total = sum(_n_parameters(name, checkpoint.config) for name in MODELS)
         with tqdm(
@@ -127,8 +129,18 @@ def write_rest(
     (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
+@contextlib.contextmanager
+def new_directory(path: str | os.PathLike, force: bool) -> Iterator[Path]:
+    """`atomic.directory` for a checkpoint. force: replace a checkpoint that is there, but keep its voices."""
+    replaces = force and is_replaceable(path)
+    with atomic.directory(path, replaces) as directory:
+        if replaces and (Path(path) / "voices").is_dir():
+            shutil.copytree(Path(path) / "voices", directory / "voices")
+        yield directory
+
+
 def is_replaceable(path: str | os.PathLike) -> bool:
-    """Whether a directory is a barklite checkpoint and holds nothing else that replacing it would lose."""
+    """Whether a directory is a barklite checkpoint and nothing but one."""
     ours = {
         "config.json",
         "voices",

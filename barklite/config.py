@@ -18,7 +18,10 @@ MAX_LAYERS = 1000  # more is a mistake, and would keep the loader busy for hours
 
 
 def _number(x) -> bool:
-    return isinstance(x, numbers.Real) and not isinstance(x, bool) and not math.isnan(x)
+    try:
+        return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _whole(x) -> bool:
@@ -122,10 +125,8 @@ class SamplingConfig:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not (_number(self.temperature) and 0 <= self.temperature < math.inf):
-            raise ValueError(
-                f"temperature is {self.temperature!r}; it must be 0 (greedy) or a positive number"
-            )
+        if not (_number(self.temperature) and (self.temperature == 0 or self.temperature >= 1e-6)):
+            raise ValueError(f"temperature is {self.temperature!r}; it must be 0 (greedy) or at least 1e-6")
         if self.top_k is not None and not (_whole(self.top_k) and self.top_k >= 1):
             raise ValueError(
                 f"top_k is {self.top_k!r}; it must be a whole number of at least 1, or None for all"
@@ -140,6 +141,8 @@ class GenerationConfig:
 
     rules: whose order of filters, end rule and draw widths to follow (spec 4.5, 8.2): "suno" for Suno's
         package, "transformers" for Hugging Face's. Same weights, same seed, CPU and float32: their tokens.
+        One exception: a fine temperature of exactly 1 draws here, where transformers takes the likeliest
+        (D24).
     min_eos_p: end the semantic stage when the end's probability reaches this; None waits until it is drawn.
     max_seconds: a limit on the sound's length; None leaves `max_semantic_tokens` (768, 15.4 s) alone.
     max_coarse_history: coarse tokens the coarse model looks back on.
@@ -164,9 +167,7 @@ class GenerationConfig:
             raise ValueError(f"min_eos_p is {self.min_eos_p!r}; it must lie in (0, 1], or be None")
         if not (_whole(self.max_semantic_tokens) and self.max_semantic_tokens >= 1):
             raise ValueError(f"max_semantic_tokens is {self.max_semantic_tokens!r}; it must be 1 or more")
-        if self.max_seconds is not None and not (
-            _number(self.max_seconds) and 0 <= self.max_seconds < math.inf
-        ):
+        if self.max_seconds is not None and not (_number(self.max_seconds) and self.max_seconds >= 0):
             raise ValueError(f"max_seconds is {self.max_seconds!r}; it must be a number of seconds, or None")
         if not (_whole(self.max_coarse_history) and self.max_coarse_history >= 1):
             raise ValueError(
@@ -226,6 +227,10 @@ class BarkConfig:
                 for name, m in (("semantic", self.semantic), ("coarse", self.coarse), ("fine", self.fine))
             ),
             (min(t.semantic_rate, t.frame_rate, t.coarse_window, t.fine_hop) > 0, "a rate or window is 0"),
+            (
+                self.codec.sample_rate == t.frame_rate * self.codec.hop,
+                "codec.sample_rate is not frame_rate * hop",
+            ),
             (self.fine.n_codes_total == t.n_codebooks, "fine.n_codes_total and tokens.n_codebooks differ"),
             (
                 self.codec.n_codebooks >= t.n_codebooks,
@@ -358,8 +363,8 @@ def _build(cls: type, data: dict, path: str):
             value = _build(kind, value, f"{path}{name}.")
         elif kind is int and not (_whole(value) and value >= 0):
             raise ValueError(f"{path}{name} must be a whole number, not {value!r}")
-        elif kind is float and not (_number(value) and 0 <= value < math.inf):
-            raise ValueError(f"{path}{name} must be a number of at least 0, not {value!r}")
+        elif kind is float and not (_number(value) and (value == 0 or 1e-9 < value < 1e9)):
+            raise ValueError(f"{path}{name} must be 0 or a number of reasonable size, not {value!r}")
         elif kind is bool and not isinstance(value, bool):
             raise ValueError(f"{path}{name} must be true or false, not {value!r}")
         elif kind is str and not isinstance(value, str):

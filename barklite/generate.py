@@ -220,7 +220,7 @@ def coarse_to_fine(
             logits, _ = model(k, window[None], rows=rows, vocab=slice(0, tokens.codebook_size))
             if k == n_given:
                 _check_finite(logits, "fine")
-            p = probabilities(logits[0], config.fine, config.rules)
+            p = probabilities(logits[0], config.fine)  # by either system's rules a plain softmax
             noise = None if config.fine.temperature == 0 else exponential(tuple(p.shape), generator)
             window[k, rows] = draw(p, noise)
             tick(1)

@@ -39,9 +39,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barklite"
 
 
-def fetch(
-    repo: str, revision: str | None = None, local_files_only: bool = False, progress: bool = True
-) -> Path:
+def fetch(repo: str, revision: str | None = None, local_files_only: bool = False) -> Path:
     """A barklite checkpoint directory for a Hub repository, downloaded and converted if it is not in the
     cache.
 
@@ -49,7 +47,7 @@ def fetch(
     OSError if it can neither be reached nor found in the cache; ValueError if it is no Bark.
     """
     home = cache_directory() / repo.replace("/", "--")
-    reference = home / "refs" / (revision or "main").replace("/", "--")
+    reference = home / "refs" / _folder(revision)
     commit = None if local_files_only else _commit(repo, revision)
     if commit is None and reference.is_file():
         commit = reference.read_text(encoding="utf-8").strip()
@@ -59,7 +57,7 @@ def fetch(
             return snapshot
         commit = snapshot.name
         if not is_native(home / commit):
-            convert(snapshot, home / commit, progress=None if progress else False)
+            convert(snapshot, home / commit, progress=None)
     reference.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(reference, commit.encode("utf-8"))
     return home / commit
@@ -88,7 +86,7 @@ def fetch_voice(
     """One of a repository's voices, kept in the cache. OSError if it cannot be had."""
     import huggingface_hub as hub
 
-    kept = cache_directory() / repo.replace("/", "--") / "voices" / f"{name}.npz"
+    kept = cache_directory() / repo.replace("/", "--") / "voices" / _folder(revision) / f"{name}.npz"
     if kept.is_file():
         return Voice.load(kept, tokens, name)
 
@@ -99,13 +97,22 @@ def fetch_voice(
         what = f"voice {name!r} of {repo}"
         return Path(_asked(what, lambda: hub.hf_hub_download(repo, path, **options), offline))
 
-    paths = huggingface_voices(file("speaker_embeddings_path.json"))
+    try:
+        paths = huggingface_voices(file("speaker_embeddings_path.json"))
+    except OSError:
+        if repo == VOICES_REPO:
+            raise
+        return fetch_voice(VOICES_REPO, None, name, tokens, local_files_only)  # it has no voices of its own
     if name not in paths:
         raise ValueError(f"{repo} has no voice {name!r}")
     voice = read_huggingface_voice({array: file(paths[name][array]) for array in ARRAYS}, name, tokens)
     kept.parent.mkdir(parents=True, exist_ok=True)
     voice.save(kept)
     return voice
+
+
+def _folder(revision: str | None) -> str:
+    return (revision or "main").replace("/", "--")
 
 
 def _commit(repo: str, revision: str | None) -> str | None:
@@ -138,10 +145,12 @@ def _line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def find(name: str, revision: str | None, local_files_only: bool, progress: bool = True):
+def find(name: str, revision: str | None, local_files_only: bool):
     """Open `name`, a directory or a Hub id: (Checkpoint, the repository it came from or None)."""
+    if not name:
+        raise ValueError("the model's name is empty")
     if Path(name).is_dir():
         return open_checkpoint(name), None
     if is_repo_id(name):
-        return open_checkpoint(fetch(name, revision, local_files_only, progress)), name
+        return open_checkpoint(fetch(name, revision, local_files_only)), name
     raise FileNotFoundError(f"{name} is neither a directory nor a Hub id such as suno/bark-small")

@@ -4,10 +4,11 @@ Opening one reads its configuration and maps its files; no weights are read, and
 executed: pickles are read by PyTorch's restricted loader.
 """
 
+import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from torch import Tensor
 from weights_convert import encodec, huggingface, suno
 
 from .config import BarkConfig, TokenConfig
-from .tokenizer import KINDS, Tokenizer, WordPiece
-from .voice import ARRAYS, Voice, read_array
+from .tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
+from .voice import ARRAYS, MAX_BYTES, Voice, read_array
 
 MODELS = ("semantic", "coarse", "fine", "codec")
 ENCODEC_FILE = "encodec_24khz-d7cc33bc.th"
@@ -59,16 +60,29 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
         raise FileNotFoundError(f"{path} is not a directory")
     if (path / "config.json").is_file():
         kind = _read_json(path / "config.json").get("model_type")
-        if kind == "barklite":
-            return _open_native(path)
-        if kind == "bark":
-            return _open_huggingface(path, encoder)
+        if kind in ("barklite", "bark"):
+            with _blaming(path):
+                return _open_native(path, encoder) if kind == "barklite" else _open_huggingface(path, encoder)
         raise ValueError(f"{path / 'config.json'}: model_type is {kind!r}, neither 'barklite' nor 'bark'")
     if any((path / name).is_file() for names in SUNO_FILES.values() for name in names):
-        return _open_suno(path, encoder)
+        with _blaming(path):
+            return _open_suno(path, encoder)
     raise FileNotFoundError(
         f"{path} holds no checkpoint: neither config.json nor Suno's text_2.pt or text.pt"
     )
+
+
+@contextlib.contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Foreign files can be wrong in more ways than have names: whatever goes wrong is a ValueError naming
+    them.
+    """
+    try:
+        yield
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def is_native(path: str | os.PathLike) -> bool:
@@ -82,7 +96,7 @@ def is_native(path: str | os.PathLike) -> bool:
 # --- the three formats --------------------------------------------------------------------------------------
 
 
-def _open_native(path: Path) -> Checkpoint:
+def _open_native(path: Path, encoder: bool) -> Checkpoint:
     try:
         config = BarkConfig.from_dict(_read_json(path / "config.json"))
     except ValueError as error:
@@ -91,11 +105,13 @@ def _open_native(path: Path) -> Checkpoint:
         raise ValueError(
             f"{path / 'config.json'}: tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}"
         )
+    if encoder and not config.codec.encoder:
+        raise ValueError(f"{path} was converted without the codec's encoder: convert the original again")
     kind = KINDS[config.tokenizer]
     tokenizer = kind.load(_present(path / kind.file_name)) if kind.file_name else kind.load()
+    _check_vocabulary(path, tokenizer, config)
     files = {name: _present(path / f"{name}.safetensors") for name in MODELS}
-    folder = path / "voices"
-    voices = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
+    voices, voice = _voice_files(path / "voices", config.tokens)
     return Checkpoint(
         path,
         config,
@@ -103,7 +119,7 @@ def _open_native(path: Path) -> Checkpoint:
         state=lambda name: _read_safetensors(files[name]),
         origin=files.__getitem__,
         voices=voices,
-        voice=lambda name: Voice.load(folder / f"{name}.npz", config.tokens, name),
+        voice=voice,
     )
 
 
@@ -115,10 +131,17 @@ def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from None
     tokenizer = _wordpiece(path)
+    _check_vocabulary(path, tokenizer, config)
     files = _huggingface_weights(path)
-    joint = {key: tensor for file in files for key, tensor in _read_tensors(file).items()}
+    joint: dict[str, Tensor] = {}
+    for file in files:
+        part = _read_tensors(file)
+        if twice := sorted(joint.keys() & part.keys()):
+            raise ValueError(f"{file}: tensor {twice[0]!r} is in another shard too")
+        joint |= part
     origin = files[0] if len(files) == 1 else path
 
+    @_blaming(origin)
     def state(name: str) -> dict[str, Tensor]:
         try:
             if name == "codec":
@@ -173,6 +196,9 @@ def _open_suno(path: Path, encoder: bool) -> Checkpoint:
     files["codec"] = codec_files[0] if codec_files else _present(path / ENCODEC_FILE)
     tokenizer = _wordpiece(path)
 
+    voices, voice = _voice_files(path / "voices", TokenConfig())
+
+    @_blaming(path)
     def read(name: str) -> tuple:
         content = _read_pickle(files[name])
         try:
@@ -197,9 +223,22 @@ def _open_suno(path: Path, encoder: bool) -> Checkpoint:
         tokenizer,
         state=lambda name: read(name)[1],
         origin=files.__getitem__,
-        voices=[],
-        voice=lambda name: Voice.load(path / f"{name}.npz"),
+        voices=voices,
+        voice=voice,
     )
+
+
+def _voice_files(folder: Path, tokens: TokenConfig) -> tuple[list[str], Callable[[str], Voice]]:
+    """The names of the `.npz` files in a checkpoint's folder of voices, and what loads one of them."""
+    names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
+    return names, lambda name: Voice.load(folder / f"{name}.npz", tokens, name)
+
+
+def _check_vocabulary(path: Path, tokenizer: Tokenizer, config: BarkConfig) -> None:
+    try:
+        check_vocabulary(tokenizer, config.tokens)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:
@@ -212,6 +251,8 @@ def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:
 
 def read_huggingface_voice(files: Mapping[str, Path], name: str, tokens: TokenConfig) -> Voice:
     """A voice from its three `.npy` files."""
+    if large := [path for path in files.values() if path.stat().st_size > MAX_BYTES]:
+        raise ValueError(f"{large[0]} is far too large for a voice")
     arrays: dict[str, np.ndarray] = {
         key: read_array(path.read_bytes(), str(path)) for key, path in files.items()
     }
@@ -312,6 +353,8 @@ def _read_pickle(path: Path) -> dict:
 
 
 def _tensors(content: Mapping) -> dict[str, Tensor]:
-    if wrong := [key for key, value in content.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"entry {wrong[0]!r} is not a tensor")
+    for key, value in content.items():
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not (dense and isinstance(key, str)):
+            raise ValueError(f"entry {key!r} is not a tensor as Bark's are")
     return dict(content)

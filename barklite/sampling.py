@@ -8,6 +8,7 @@ it.
 import numbers
 import secrets
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,10 +77,20 @@ def _top_p_suno(logits: Tensor, p: float | None) -> Tensor:
     if p is None:
         return logits
     ordered, order = logits.sort(descending=True)
-    beyond = ordered.softmax(-1).cumsum(-1) > p
+    beyond = _cumulative(ordered) > p
     beyond = beyond.roll(1, -1)
     beyond[..., 0] = False
     return logits.masked_fill(torch.empty_like(beyond).scatter_(-1, order, beyond), -torch.inf)
+
+
+def _cumulative(ordered: Tensor) -> Tensor:
+    """Running sums of the softmax; on the CPU as numpy adds them, in float32, which decides who is in the
+    nucleus.
+    """
+    if ordered.device.type != "cpu":
+        return ordered.softmax(-1).cumsum(-1)
+    e = np.exp(ordered.numpy() - ordered.numpy().max(-1, keepdims=True))
+    return torch.from_numpy(np.cumsum(e / e.sum(-1, keepdims=True), -1))
 
 
 def _top_p_transformers(logits: Tensor, p: float | None) -> Tensor:

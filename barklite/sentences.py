@@ -50,11 +50,22 @@ def _fitted(piece: str, fits: Callable[[str], bool], seams: tuple[re.Pattern, ..
         return
     ends = [mark.end() for mark in seams[0].finditer(piece)] + [len(piece)]
     start = 0
-    while start < len(piece):
-        best = next((end for end in reversed(ends) if end > start and fits(piece[start:end].strip())), None)
-        if best is None:  # not even the first part fits
-            best = next(end for end in ends if end > start)
-            yield from _fitted(piece[start:best].strip(), fits, seams[1:])
-        else:
-            yield piece[start:best].strip()
-        start = best
+    while ends:
+        n = _longest(lambda n: fits(piece[start : ends[n - 1]].strip()), len(ends))  # noqa: B023
+        part = piece[start : ends[max(n, 1) - 1]].strip()
+        yield from [part] if n else _fitted(part, fits, seams[1:])  # or not even the first part fits
+        start, ends = ends[max(n, 1) - 1], ends[max(n, 1) :]
+
+
+def _longest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest n up to `most` that fits, 0 if none does; what is longer than one that does not fit does
+    not.
+    """
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

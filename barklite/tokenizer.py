@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from . import atomic
+from .config import TokenConfig
 
 MAX_WORD = 100  # a longer word is one [UNK]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -117,6 +118,19 @@ class Bytes:
 
 Tokenizer = WordPiece | SentencePiece | Bytes
 KINDS = {"wordpiece": WordPiece, "sentencepiece": SentencePiece, "bytes": Bytes}
+
+
+def check_vocabulary(tokenizer: Tokenizer, tokens: TokenConfig) -> None:
+    """ValueError unless the model has an embedding for each id: between `text_offset` and `text_pad`.
+
+    A WordPiece vocabulary fills that space: Bark's has 119547 lines, and one that was cut short is noticed.
+    """
+    room = tokens.text_pad - tokens.text_offset
+    if tokenizer.vocab_size > room or (isinstance(tokenizer, WordPiece) and tokenizer.vocab_size != room):
+        raise ValueError(
+            f"the vocabulary ({tokenizer.file_name or 'bytes'}) has {tokenizer.vocab_size} entries, "
+            f"but the model has {room} text ids: it is cut short, or belongs to another model"
+        )
 
 
 # --- the steps of BERT's pre-tokenisation -------------------------------------------------------------------

@@ -5,7 +5,6 @@ import io
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,8 @@ class Voice:
         ):
             object.__setattr__(self, field, self._checked(field, getattr(self, field), shape, size))
         n, T = len(self.semantic), self.coarse.shape[1]
+        if self.fine.shape[1] != T:
+            raise ValueError(f"{self}: the fine prompt has {self.fine.shape[1]} frames, the coarse one {T}")
         wanted = round(t.frame_rate / t.semantic_rate, 1)
         if round(T / n, 1) != wanted:
             raise ValueError(
@@ -99,10 +100,14 @@ class Voice:
                     for key in ARRAYS
                     if f"{key}.npy" in archive.namelist()
                 }
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"{path} is not a whole .npz file: {error}") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # zipfile and its decompressors raise some ten classes for broken data
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ValueError(f"{path} is not a whole .npz file: {error}") from None
         return cls.from_arrays(arrays, name or str(path), tokens)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -143,7 +148,7 @@ def read_array(data: bytes, label: str) -> np.ndarray:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read_header(file)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # numpy parses the header as Python: any of the parser's errors comes through
         raise ValueError(f"{label} is not an array: {error}") from None
     if dtype.hasobject:
         raise ValueError(f"{label} holds pickled Python objects, which are never loaded")

@@ -7,6 +7,7 @@ time and memory.
 """
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,15 @@ HUGGINGFACE = (  # barklite's names to Hugging Face's, whole dotted parts only
 )
 
 
+@lru_cache
 def vocabulary() -> list[str]:
-    """A WordPiece vocabulary with BERT's special ids, the letters, digits and signs, and a few words."""
+    """A WordPiece vocabulary of the released length: BERT's special ids, letters, digits, signs, a few
+    words.
+    """
     special = ["[PAD]", *(f"[unused{i}]" for i in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     signs = [chr(c) for c in range(33, 127)] + ["♪", "—"]
-    return special + signs + [f"##{s}" for s in signs if s.isalnum()] + ["Hello", "hell", "##ing", "world"]
+    known = special + signs + [f"##{s}" for s in signs if s.isalnum()] + ["Hello", "hell", "##ing", "world"]
+    return known + [f"[unused{i}]" for i in range(len(known), 119_547)]
 
 
 def voice(name: str, n: int = 120, seed: int = 0) -> Voice:

@@ -305,6 +305,11 @@ def test_stream_speaks_every_sentence(tiny):
     assert same(clips[1], tiny.generate("Hello world!", VOICE, 8, config))
 
 
+def test_stream_seeds_wrap_around(tiny):
+    clips = list(tiny.stream("Hello. Hell.", VOICE, 2**32 - 1, SHORT))
+    assert [clip.seed for clip in clips] == [2**32 - 1, 0]
+
+
 def test_stream_keeps_the_first_voice(tiny):
     clips = list(tiny.stream("Hello world. Hell. Hello.", seed=0, config=SHORT))
     assert same(clips[2], tiny.generate("Hello.", clips[0].voice(), 2, SHORT))
@@ -332,6 +337,19 @@ def test_sentences_always_fit():
     pieces = split(text, lambda piece: len(piece) <= 12)
     assert all(0 < len(piece) <= 12 for piece in pieces)
     assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_sentences_split_a_book_without_marks_quickly():
+    from barklite.sentences import split
+
+    read, text = [], "word " * 20_000
+
+    def fits(piece):
+        read.append(len(piece))
+        return len(piece) <= 500
+
+    assert " ".join(split(text, fits)) == text.strip()
+    assert sum(read) < 100 * len(text)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------
@@ -430,6 +448,7 @@ def test_bad_stream_input_raises_at_once(tiny):
 @pytest.mark.parametrize("options, message", [
     (dict(device="tpu"), "device 'tpu' cannot be used"),
     (dict(device="meta"), "device 'meta' holds no numbers"),
+    (dict(compile=True), "not available in this version"), (dict(quantize="int8"), "not available"),
     (dict(revision="main"), "a revision belongs to a Hub id"),
     (dict(dtype="int8"), "dtype is 'int8'; choose one of"),
     (dict(dtype=torch.float64), "dtype is torch.float64"),
@@ -508,7 +527,7 @@ def test_wav(tiny, tmp_path):
 
 
 def test_clipping_is_reported(tiny, tmp_path):
-    clip = replace(tiny.generate("Hello", seed=1, config=SHORT), audio=np.array([0, 1.5, -2, 1], np.float32))
+    clip = replace(tiny.generate("Hello", seed=1, config=SHORT), audio=np.array([0, 1.05, -2, 1], np.float32))
     with pytest.warns(UserWarning, match=r"2 of 4 samples were clipped"):
         clip.save(tmp_path / "loud.wav")
     assert scipy.io.wavfile.read(tmp_path / "loud.wav")[1].tolist() == [0, 32767, -32767, 32767]

@@ -150,7 +150,21 @@ def test_convert_command(command, native):
     assert sorted(os.listdir()) == ["a.wav", "out"]
 
 
+def test_clipping_is_reported(command, monkeypatch):
+    from barklite.codec import Codec
+
+    decode = Codec.decode
+    monkeypatch.setattr(Codec, "decode", lambda self, codes: decode(self, codes) * 100)
+    _, _, err = command("Hello", "-o", "a.wav", *SHORT)
+    assert "samples were clipped to [-1, 1]" in err
+    _, _, err = command("Hello", "-o", "b.wav", "--float", *SHORT)
+    assert "clipped" not in err
+
+
 BAD = [
+    (["Hello", "-o", "n" * 300], "file name too long"),
+    (["Hello", "-o", "a.wav", "-m", ""], "name is empty"),
+    (["Hello", "-o", "a.wav", "--temperature", "1e-40"], "temperature is 1e-40"),
     (["", "-o", "a.wav"], "the text is empty"),
     (["  \n", "-o", "a.wav"], "the text is empty"),
     (["a\udcff", "-o", "a.wav"], "lone surrogate U+DCFF"),
@@ -262,6 +276,9 @@ def test_output_to_a_pipe_and_through_a_link(command, tmp_path):
     assert command("Hello", "-o", "link.wav", *SHORT)[0] == 0
     assert os.path.islink("link.wav")
     assert scipy.io.wavfile.read(tmp_path / "target.wav")[0] == 24_000
+    long = "n" * 251 + ".wav"  # the longest name that a file may have
+    assert command("Hello", "-o", long, *SHORT)[0] == 0
+    os.unlink(long)
     assert command("Hello", "-o", "/dev/null", *SHORT)[0] == 0
     code = "import sys; from barklite.__main__ import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
@@ -291,7 +308,7 @@ def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
     monkeypatch.setattr(place, name, interrupt)
     status, out, err = command("Hello", "-o", "a.wav", *SHORT)
     assert (status, out) == (130, "")
-    assert err.splitlines()[-1] == "barklite: interrupted; nothing was written"
+    assert err.splitlines()[-1] == "barklite: interrupted"
     assert os.listdir() == []
     assert atomic  # the module whose promise this is
 

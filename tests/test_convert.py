@@ -280,7 +280,11 @@ def test_damaged_native_weights(name, change, message, native, tmp_path):
         (lambda c: c["semantic"].update(n_layer="two"), r"semantic\.n_layer must be a whole number"),
         (lambda c: c["semantic"].update(n_layer=10**7), "n_layer is 0 or huge"),
         (lambda c: c.update(semantic=None), "semantic must be an object"),
-        (lambda c: c["tokens"].update(semantic_rate="fast"), r"tokens\.semantic_rate must be a number"),
+        (lambda c: c["tokens"].update(semantic_rate="fast"), r"tokens\.semantic_rate must be 0 or a number"),
+        (lambda c: c["tokens"].update(semantic_rate=10**400), r"tokens\.semantic_rate must be"),
+        (lambda c: c["tokens"].update(semantic_rate=1e-320), r"tokens\.semantic_rate must be"),
+        (lambda c: c["codec"].update(sample_rate=8000), "sample_rate is not frame_rate"),
+        (lambda c: c["coarse"].update(block_size=512), "the coarse prompt exceeds coarse.block_size"),
         (lambda c: c["codec"].update(ratios=[]), r"codec\.ratios"),
         (lambda c: c["codec"].update(encoder=1), r"codec\.encoder must be true or false"),
         (lambda c: c["tokens"].update(fine_window=4096), "do not fit|does not fit"),
@@ -341,6 +345,147 @@ def test_not_a_checkpoint(tmp_path):
         Bark.from_pretrained(str(tmp_path / "nothing"))
 
 
+def test_vocabularies_that_do_not_belong(native, tiny, tmp_path):
+    """Cut short at a line's end, too long, or an offset that moves ids past the embeddings: refused when
+    opened.
+    """
+    path = shutil.copytree(native, tmp_path / "copy")
+    vocabulary = builders.vocabulary()
+    for lines in (vocabulary[:105], vocabulary[:-1], [*vocabulary, "more"]):
+        (path / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"has {len(lines)} entries, but the model has 119547 text ids"):
+            Bark.from_pretrained(path, device="cpu")
+    (path / "vocab.txt").write_text("\r\n".join(vocabulary) + "\r\n", encoding="utf-8", newline="")
+    assert Bark.from_pretrained(path, device="cpu").tokenizer.encode("Hello!") == tiny.tokenizer.encode(
+        "Hello!"
+    )
+    config = json.loads((path / "config.json").read_text())
+    config["tokens"]["text_offset"] = 129_598
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="cut short, or belongs to another model"):
+        Bark.from_pretrained(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "section, changes, message",
+    [
+        ("semantic_config", dict(bias=None), "bias is true"),
+        ("semantic_config", dict(num_layers=-1), "'num_layers' is -1"),
+        ("fine_acoustics_config", dict(n_codes_given=2), "n_codes_given is not 1"),
+        ("codec_config", dict(upsampling_ratios=5), "upsampling_ratios is 5"),
+        ("codec_config", dict(upsampling_ratios=["a"]), "upsampling_ratios is"),
+    ],
+)
+def test_damaged_huggingface_config(section, changes, message, tiny, tmp_path):
+    source = builders.write_huggingface(tmp_path, tiny)
+    config = builders.huggingface_config(tiny.config)
+    config[section] = {k: v for k, v in {**config[section], **changes}.items() if v is not None}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        Bark.from_pretrained(source, device="cpu")
+    config[section] = [1]
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=section):
+        Bark.from_pretrained(source, device="cpu")
+
+
+@pytest.mark.parametrize("value", [[1], {"semantic_rate_hz": float("inf")}, {"semantic_rate_hz": "fast"}])
+def test_damaged_generation_config(value, tiny, tmp_path):
+    source = builders.write_huggingface(tmp_path, tiny)
+    (source / "generation_config.json").write_text(json.dumps({"semantic_config": value}))
+    with pytest.raises(ValueError, match="semantic_config"):
+        Bark.from_pretrained(source, device="cpu")
+
+
+def test_defaults_of_a_shorter_huggingface_model(tiny, tmp_path):
+    """A checkpoint with less history than Bark's generates at its own defaults."""
+    source = builders.write_huggingface(tmp_path, tiny)
+    generation = builders.generation_config()
+    generation["coarse_acoustics_config"]["max_coarse_history"] = 300
+    (source / "generation_config.json").write_text(json.dumps(generation))
+    assert Bark.from_pretrained(source, device="cpu").config.generation.max_coarse_history == 300
+
+
+def test_huggingface_defaults_are_its_classes():
+    """Entries that a re-saved config leaves out because they equal transformers' defaults (spec 3.9)."""
+    from weights_convert.huggingface import convert_config
+
+    vocab = dict(input_vocab_size=129_600, bias=False)
+    coarse = dict(input_vocab_size=12_096, output_vocab_size=12_096, bias=False)
+    fine = dict(input_vocab_size=1056, output_vocab_size=1056, bias=False)
+    config = convert_config(
+        {"semantic_config": vocab, "coarse_acoustics_config": coarse, "fine_acoustics_config": fine}, {}
+    )
+    assert config == type(config).small()
+
+
+def test_heads_may_be_stored_in_place_of_their_tables(tiny, tmp_path):
+    source = builders.write_huggingface(tmp_path, tiny, "safetensors")
+    state = load_file(source / "model.safetensors")
+    for j in range(7):
+        table = state.pop(f"fine_acoustics.input_embeds_layers.{j + 1}.weight")
+        state[f"fine_acoustics.lm_heads.{j}.weight"] = table
+    save_file(state, source / "model.safetensors")
+    assert_same_weights(tiny, Bark.from_pretrained(source, device="cpu"))
+
+
+@pytest.mark.parametrize("shard", ["../x.safetensors", "/x.safetensors", "a/x.safetensors"])
+def test_shards_stay_inside(shard, tiny, tmp_path):
+    source = builders.write_huggingface(tmp_path, tiny, "shards")
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(ValueError, match="leads out"):
+        Bark.from_pretrained(source, device="cpu")
+
+
+def test_a_tensor_in_two_shards(tiny, tmp_path):
+    source = builders.write_huggingface(tmp_path, tiny, "shards")
+    one, two = (source / f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    state = load_file(two)
+    key = next(iter(load_file(one)))
+    save_file(state | {key: torch.ones(1)}, two)
+    with pytest.raises(ValueError, match="in another shard too"):
+        Bark.from_pretrained(source, device="cpu")
+
+
+G, V = "decoder.model.0.conv.conv.weight_g", "decoder.model.0.conv.conv.weight_v"
+BOOK = "quantizer.vq.layers.3._codebook.embed"
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        (G, torch.ones(1, 1, 1), "does not fit"),
+        (G, torch.ones(1, 16, 1), "does not fit"),
+        (V, torch.tensor(1.0), "does not fit"),
+        (BOOK, torch.ones(1024, 15), "differ in shape"),
+        (BOOK, torch.ones(1024), "differ in shape"),
+        (BOOK, torch.ones(4, 4).to_sparse(), "not a tensor as Bark's are"),
+        (V, torch.empty(64, 16, 7, device="meta"), "not a tensor as Bark's are|not a whole"),
+        (7, torch.ones(1), "entry 7 is not a tensor"),
+        (BOOK, "text", "not a tensor"),
+    ],
+)
+def test_damaged_encodec(key, value, message, tiny, tmp_path):
+    builders.write_suno(tmp_path, tiny)
+    edit_suno(tmp_path, "encodec_24khz-d7cc33bc.th", lambda state: state.update({key: value}))
+    with pytest.raises(ValueError, match=message):
+        Bark.from_pretrained(tmp_path, device="cpu")
+
+
+def test_optimizer_state_is_mapped_not_read(tiny, tmp_path, monkeypatch):
+    builders.write_suno(tmp_path, tiny)
+    loads, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **options: loads.append(options) or load(*a, **options))
+    Bark.from_pretrained(tmp_path, device="cpu")
+    assert loads
+    assert all(options["mmap"] and options["weights_only"] for options in loads)
+
+
+def test_encoder_of_a_native_checkpoint(native, tmp_path):
+    with pytest.raises(ValueError, match="without the codec's encoder"):
+        convert(native, tmp_path / "out", encoder=True)
+
+
 # --- the target ---------------------------------------------------------------------------------------------
 
 
@@ -361,6 +506,66 @@ def test_target_is_not_overwritten(native, tmp_path):
     with pytest.raises(FileExistsError):
         convert(native, tmp_path / "again", force=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "full"]
+
+
+def test_force_keeps_voices(native, tmp_path):
+    convert(native, tmp_path / "again")
+    (tmp_path / "again" / "voices").mkdir(exist_ok=True)
+    VOICES[0].save(tmp_path / "again" / "voices" / "mine.npz")
+    bark = Bark.from_pretrained(native, device="cpu")
+    bark.save_pretrained(tmp_path / "again", force=True)
+    convert(native, tmp_path / "again", force=True)
+    assert open_checkpoint(tmp_path / "again").voices == ["mine"]
+
+
+def test_a_directory_filled_meanwhile_is_not_replaced(tmp_path):
+    from barklite import atomic
+
+    path = tmp_path / "out"
+
+    def race():
+        with atomic.directory(path):
+            path.mkdir()
+            (path / "precious").write_text("mine")
+
+    with pytest.raises(FileExistsError):
+        race()
+    assert (path / "precious").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_swap_keeps_the_old(native, tmp_path, monkeypatch):
+    import os
+
+    convert(native, tmp_path / "out", torch.float16)
+    replace_, calls = os.replace, []
+
+    def second_fails(*arguments):
+        calls.append(arguments)
+        if (
+            str(arguments[1]) == str(tmp_path / "out")
+            and len([c for c in calls if c[1] == arguments[1]]) == 1
+        ):
+            raise KeyboardInterrupt
+        return replace_(*arguments)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        convert(native, tmp_path / "out", force=True)
+    assert load_file(tmp_path / "out" / "fine.safetensors")["wpe.weight"].dtype == torch.float16
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_modes_follow_the_mask(native, tmp_path):
+    import os
+
+    mask = os.umask(0o027)
+    try:
+        convert(native, tmp_path / "out")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "out" / "config.json").stat().st_mode & 0o777 == 0o640
 
 
 def test_interrupted_conversion_leaves_nothing(native, tmp_path, monkeypatch):

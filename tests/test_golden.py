@@ -67,7 +67,10 @@ def test_rates_and_steps():
 
 @pytest.mark.parametrize(
     "seconds, n",
-    [(0.0, 1), (0.1, 5), (1, 50), (2, 100), (5, 250), (10, 499), (15, 749), (15.39, 768), (99, 768)],
+    [
+        *((0.0, 1), (1 / 49.9, 2), (0.1, 5), (1, 50), (2, 100), (5, 250)),
+        *((10, 499), (15, 749), (15.39, 768), (99, 768)),
+    ],
 )
 def test_duration_cap(seconds, n):
     assert GenerationConfig(max_seconds=seconds).semantic_limit(T) == n
@@ -82,6 +85,7 @@ def test_duration_cap(seconds, n):
         (192, 288, 191, 572),
         (100, 150, 99, 296),
         (101, 151, 100, 299),
+        (99, 150, 98, 293),
     ],
 )
 def test_history_trim(n, frames, semantic, tokens):
@@ -139,6 +143,14 @@ def test_end_rules_differ():
         p = probabilities(scores, SamplingConfig(0.7), rules)
         assert float(p[-1]) == pytest.approx(0.19332, abs=1e-5)
         assert generate._ends_early(p, scores, GenerationConfig(rules=rules)) is ends
+
+
+def test_end_rules_at_equality():
+    """Suno ends at >=, transformers beyond >."""
+    scores = torch.zeros(4)
+    p = scores.softmax(-1)
+    assert generate._ends_early(p, scores, GenerationConfig(min_eos_p=0.25, rules="suno"))
+    assert not generate._ends_early(p, scores, GenerationConfig(min_eos_p=0.25, rules="transformers"))
 
 
 # --- semantic -----------------------------------------------------------------------------------------------
@@ -395,3 +407,30 @@ def test_carrying_saves_prompts(coarse, monkeypatch):
     generate.coarse_ids(coarse, semantic, None, generator(1), suno(), T)
     assert len(lengths) == 900
     assert [n for n in lengths if n > 1] == [257, *[257 + 630] * 4]  # the first 11 windows share one prompt
+
+
+def test_fine_keeps_the_last_512_frames(fine):
+    """A voice of 600 frames does what its last 512 do."""
+    codes = np.stack([(31 * np.arange(600) * (q + 1) + 7 * q) % 1024 for q in range(8)])
+    long = Voice(LONG[:1].repeat(400), codes[:2], codes)
+    last = Voice(LONG[:1].repeat(341), codes[:2, -512:], codes[:, -512:])
+    assert torch.equal(fine_of(fine, 30, suno(fine=GREEDY), long), fine_of(fine, 30, suno(fine=GREEDY), last))
+
+
+def test_limits_of_the_models(coarse, fine):
+    cache = KVCache(coarse.config, 1, 3)
+    with torch.no_grad():
+        coarse(torch.zeros(1, 3, dtype=torch.long), cache=cache)
+        with pytest.raises(AssertionError, match="cannot hold 4"):
+            coarse(torch.zeros(1, 1, dtype=torch.long), cache=cache)
+        with pytest.raises(ValueError, match="1025 positions exceed"):
+            coarse(torch.zeros(1, 1025, dtype=torch.long))
+        with pytest.raises(ValueError, match="1025 frames exceed"):
+            fine(2, torch.zeros(1, 8, 1025, dtype=torch.long))
+        for codebook in (0, 8):
+            with pytest.raises(ValueError, match="predicts 1 to 7"):
+                fine(codebook, torch.zeros(1, 8, 5, dtype=torch.long))
+        with pytest.raises(ValueError, match="either ids or embeds"):
+            coarse()
+        with pytest.raises(ValueError, match="either codes or embeds"):
+            fine(2)

@@ -140,6 +140,18 @@ def test_the_hub_cache_serves_without_network(tiny, tmp_path, monkeypatch):
     assert client(tmp_path, "http://127.0.0.1:9", voice="announcer")["codes"] == expected(tiny, VOICES[1])
 
 
+def test_safetensors_are_preferred(tiny, tmp_path):
+    folder = builders.write_huggingface(tmp_path / "hub", tiny, "safetensors")
+    builders.write_huggingface(folder, tiny, "bin")
+    hub = FakeHub("suno/bark-small", folder)
+    assert client(tmp_path, hub.endpoint)["codes"] == expected(tiny)
+    assert [p for p in hub.log if p.endswith("model.safetensors")]
+    assert not [p for p in hub.log if p.endswith("pytorch_model.bin")]
+    hub.close()
+    shutil.rmtree(tmp_path / "hf")
+    assert client(tmp_path, hub.endpoint)["codes"] == expected(tiny)
+
+
 def test_convert_command_with_a_hub_id(hub, tiny, tmp_path):
     environment = dict(
         os.environ, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"), HF_HUB_DISABLE_XET="1"

@@ -60,6 +60,30 @@ def test_order_of_filters_differs():
     assert kept[0] < kept[1]
 
 
+def test_nucleus_at_equality():
+    """Four equal ids and p = 0.75: transformers drops what sums to at most a quarter, Suno what lies beyond
+    0.75.
+    """
+    p = probabilities(torch.zeros(4), SamplingConfig(1.0, top_p=0.75), "transformers")
+    assert int((p > 0).sum()) == 3
+    p = probabilities(torch.zeros(4), SamplingConfig(1.0, top_p=0.75), "suno")
+    assert int((p > 0).sum()) == 4
+
+
+@pytest.mark.parametrize("rules", ["suno", "transformers"])
+def test_the_likeliest_always_stays(rules):
+    p = probabilities(LOGITS, SamplingConfig(1.0, top_p=1e-9), rules)
+    assert torch.equal(p, torch.nn.functional.one_hot(LOGITS.argmax(-1), 200).float())
+
+
+def test_sunos_nucleus_is_exact_over_the_whole_vocabulary():
+    """10001 ids: the float32 sums of numpy decide, to the last bit, who is in."""
+    logits = torch.randn(60, 10_001, generator=generator(3)) * 2
+    p = probabilities(logits, SamplingConfig(1.0, top_p=0.9), "suno")
+    for row, r in zip(p, logits, strict=True):
+        assert torch.equal(row > 0, suno(r, 1.0, None, 0.9) > 0)
+
+
 @pytest.mark.parametrize("rules", ["suno", "transformers"])
 def test_ties_survive_top_k(rules):
     p = probabilities(torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0]), SamplingConfig(1.0, top_k=2), rules)
@@ -114,6 +138,8 @@ def test_nothing_touches_the_global_generator():
     [
         (dict(temperature=-0.1), "temperature is -0.1"),
         (dict(temperature=float("nan")), "temperature"),
+        (dict(temperature=1e-40), "at least 1e-6"),
+        (dict(temperature=10**400), "temperature"),
         (dict(temperature=float("inf")), "temperature"),
         (dict(temperature="hot"), "temperature"),
         (dict(top_k=0), "top_k is 0"),

@@ -134,9 +134,10 @@ BROKEN = {
     "semantic range": (dict(semantic_prompt=GOOD["semantic_prompt"] + 5000), r"outside 0 \.\. 9999"),
     "negative": (dict(coarse_prompt=GOOD["coarse_prompt"] - 9), r"outside 0 \.\. 1023"),
     "pad in fine": (dict(fine_prompt=GOOD["fine_prompt"] + 1), r"outside 0 \.\. 1023"),
-    "ratio": (
-        dict(coarse_prompt=GOOD["coarse_prompt"][:, :100]),
-        "100 frames do not fit 120 semantic tokens",
+    "ratio": (dict(semantic_prompt=GOOD["semantic_prompt"][:99]), "180 frames do not fit 99 semantic tokens"),
+    "fine frames": (
+        dict(fine_prompt=GOOD["fine_prompt"][:, :10]),
+        "fine prompt has 10 frames, the coarse one",
     ),
     "list": (dict(semantic_prompt=[1, 2, 3]), "not list"),
 }
@@ -205,6 +206,23 @@ def test_hostile_files(tiny, tmp_path, capsys):
     expect("cut short", fine_prompt=members["fine_prompt.npy"][:-8])
     expect("not an array", fine_prompt=b"hello")
     expect("not an array|cut short", fine_prompt=b"")
+    for header in (
+        b"{[]:1}",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (True,2), }",
+        b"{'descr': (",
+        b"1",
+    ):
+        expect(
+            "not an array|cut short",
+            fine_prompt=b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header,
+        )
+    for compression in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED):
+        archive(path, members, compression)
+        data = bytearray(path.read_bytes())
+        data[60:400] = bytes(340)
+        path.write_bytes(bytes(data))
+        with pytest.raises(ValueError, match=r"hostile\.npz"):
+            tiny.generate("Hello", path)
     huge = npy(np.zeros(1, np.int64)).replace(b"'shape': (1,)", b"'shape': (999999999999,)"[:14] + b",)")
     expect("not an array|cut short", fine_prompt=huge)
     bomb = npy(np.zeros(2**26, np.int8))  # 64 MB that pack to 64 kB

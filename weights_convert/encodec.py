@@ -55,6 +55,11 @@ def convert(
         ]
 
     converted = select(_folded(state), names, ignored)
+    shapes = {converted[f"codebook.{q}"].shape for q in range(stored)}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(
+            f"the codebooks ({prefix}.*.{book}.embed) differ in shape or are no tables: {shapes}"
+        )
     books = torch.stack(
         [converted.pop(f"codebook.{q}") for q in range(stored)][: stored if encoder else n_codebooks]
     )
@@ -112,7 +117,7 @@ def _folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 if key not in state:
                     raise ValueError(f"tensor {key!r} is missing")
             g, v = folded.pop(stem + length), folded.pop(stem + direction)
-            if g.shape != (v.shape[0], *[1] * (v.ndim - 1)):
+            if v.ndim != 3 or g.shape != (v.shape[0], 1, 1):
                 raise ValueError(
                     f"tensor {stem + length!r} has shape {tuple(g.shape)}, which does not fit {v.shape}"
                 )

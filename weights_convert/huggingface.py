@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from barklite.config import BarkConfig, CodecConfig, FineConfig, GPTConfig, TokenConfig
+from barklite.config import BarkConfig, CodecConfig, FineConfig, GenerationConfig, GPTConfig, TokenConfig
 
 from . import check_tied, encodec, fine_keys, gpt_keys, select, whole
 
@@ -92,22 +92,32 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
     if whole(fine, "n_codes_given", default=1) != 1:
         raise ValueError("n_codes_given is not 1: no Bark like this was released")
     codec = config.get("codec_config") or {}
+    if not isinstance(codec, Mapping):
+        raise ValueError("entry 'codec_config' is no object")
+    ratios = codec.get("upsampling_ratios", [8, 5, 4, 2])
+    if not isinstance(ratios, (list, tuple)) or not all(isinstance(r, int) and r > 0 for r in ratios):
+        raise ValueError(f"codec_config.upsampling_ratios is {ratios!r}, not a list of whole numbers")
     for name, ours in _ENCODEC.items():
         if codec.get(name, ours) != ours:
             raise ValueError(f"codec_config.{name} is {codec[name]!r}; Bark's EnCodec has {ours!r}")
     codebook_size = whole(generation, "codebook_size", default=1024)
     values = {"codebook_size": codebook_size, "fine_pad": codebook_size}
     for section, names in _TOKENS.items():
+        if not isinstance(generation.get(section) or {}, Mapping):
+            raise ValueError(f"generation_config.json: {section} is no object")
         for theirs, ours in names.items():
             value = (generation.get(section) or {}).get(theirs)
             if value is None:
                 continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e9:
                 raise ValueError(f"generation_config.json: {section}.{theirs} is {value!r}, not a number")
             rate = theirs.endswith("_hz")
             values |= dict.fromkeys(ours, float(value) if rate else whole({theirs: value}, theirs))
+    tokens = TokenConfig(**values)
+    semantic = _gpt(config["semantic_config"])
+    defaults = GenerationConfig()
     return BarkConfig(
-        semantic=_gpt(config["semantic_config"]),
+        semantic=semantic,
         coarse=_gpt(config["coarse_acoustics_config"]),
         fine=FineConfig(
             **_size(fine),
@@ -118,11 +128,17 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
             sample_rate=whole(codec, "sampling_rate", default=24_000),
             n_filters=whole(codec, "num_filters", default=32),
             dimension=whole(codec, "hidden_size", default=128),
-            ratios=tuple(codec.get("upsampling_ratios", (8, 5, 4, 2))),
+            ratios=tuple(ratios),
             codebook_size=whole(codec, "codebook_size", default=1024),
             n_codebooks=values.get("n_codebooks", 8),
         ),
-        tokens=TokenConfig(**values),
+        tokens=tokens,
+        generation=GenerationConfig(
+            max_semantic_tokens=max(
+                1, min(defaults.max_semantic_tokens, semantic.block_size - tokens.n_text)
+            ),
+            max_coarse_history=max(1, min(defaults.max_coarse_history, tokens.max_coarse_history)),
+        ),
     )
 
 
@@ -174,7 +190,7 @@ def vocabulary(tokenizer_json: Mapping) -> list[str]:
     """The WordPiece vocabulary inside `tokenizer.json`, in the order of its ids."""
     model = tokenizer_json.get("model")
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
-    if not isinstance(vocab, Mapping) or sorted(vocab.values()) != list(range(len(vocab))):
+    if not isinstance(vocab, Mapping) or set(vocab.values()) != set(range(len(vocab))):
         raise ValueError("it holds no WordPiece vocabulary with ids 0, 1, 2, ...")
     return sorted(vocab, key=vocab.get)
 
