@@ -58,14 +58,15 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a directory")
-    if (path / "config.json").is_file():
-        kind = _read_json(path / "config.json").get("model_type")
-        if kind in ("barklite", "bark"):
-            with _blaming(path):
-                return _open_native(path, encoder) if kind == "barklite" else _open_huggingface(path, encoder)
-        raise ValueError(f"{path / 'config.json'}: model_type is {kind!r}, neither 'barklite' nor 'bark'")
-    if any((path / name).is_file() for names in SUNO_FILES.values() for name in names):
-        with _blaming(path):
+    with _blaming(path):
+        if (path / "config.json").is_file():
+            kind = _read_json(path / "config.json").get("model_type")
+            if kind == "barklite":
+                return _open_native(path, encoder)
+            if kind == "bark":
+                return _open_huggingface(path, encoder)
+            raise ValueError(f"{path / 'config.json'}: model_type is {kind!r}, neither 'barklite' nor 'bark'")
+        if any((path / name).is_file() for names in SUNO_FILES.values() for name in names):
             return _open_suno(path, encoder)
     raise FileNotFoundError(
         f"{path} holds no checkpoint: neither config.json nor Suno's text_2.pt or text.pt"
@@ -74,13 +75,13 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
 
 @contextlib.contextmanager
 def _blaming(path: Path) -> Iterator[None]:
-    """Foreign files can be wrong in more ways than have names: whatever goes wrong is a ValueError naming
-    them.
-    """
+    """Whatever goes wrong inside becomes a ValueError that names `path`."""
     try:
         yield
-    except (ValueError, OSError, MemoryError):
+    except (OSError, MemoryError):
         raise
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Exception as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
@@ -97,43 +98,35 @@ def is_native(path: str | os.PathLike) -> bool:
 
 
 def _open_native(path: Path, encoder: bool) -> Checkpoint:
-    try:
+    with _blaming(path / "config.json"):
         config = BarkConfig.from_dict(_read_json(path / "config.json"))
-    except ValueError as error:
-        raise ValueError(f"{path / 'config.json'}: {error}") from None
-    if config.tokenizer not in KINDS:
-        raise ValueError(
-            f"{path / 'config.json'}: tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}"
-        )
+        if config.tokenizer not in KINDS:
+            raise ValueError(f"tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}")
     if encoder and not config.codec.encoder:
         raise ValueError(f"{path} was converted without the codec's encoder: convert the original again")
     kind = KINDS[config.tokenizer]
     tokenizer = kind.load(_present(path / kind.file_name)) if kind.file_name else kind.load()
-    _check_vocabulary(path, tokenizer, config)
+    check_vocabulary(tokenizer, config.tokens)
     files = {name: _present(path / f"{name}.safetensors") for name in MODELS}
-    voices, voice = _voice_files(path / "voices", config.tokens)
     return Checkpoint(
         path,
         config,
         tokenizer,
         state=lambda name: _read_safetensors(files[name]),
         origin=files.__getitem__,
-        voices=voices,
-        voice=voice,
+        **_voice_files(path / "voices", config.tokens),
     )
 
 
 def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
     generation_file = path / "generation_config.json"
     generation = _read_json(generation_file) if generation_file.is_file() else {}
-    try:
+    with _blaming(path / "config.json"):
         config = huggingface.convert_config(_read_json(path / "config.json"), generation)
-    except ValueError as error:
-        raise ValueError(f"{path / 'config.json'}: {error}") from None
     tokenizer = _wordpiece(path)
-    _check_vocabulary(path, tokenizer, config)
-    files = _huggingface_weights(path)
-    joint: dict[str, Tensor] = {}
+    check_vocabulary(tokenizer, config.tokens)
+
+    files, joint = _huggingface_weights(path), {}
     for file in files:
         part = _read_tensors(file)
         if twice := sorted(joint.keys() & part.keys()):
@@ -143,110 +136,79 @@ def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
 
     @_blaming(origin)
     def state(name: str) -> dict[str, Tensor]:
-        try:
-            if name == "codec":
-                return huggingface.convert_codec(joint, config.codec, config.tokens.n_codebooks, encoder)[1]
-            if name == "fine":
-                return huggingface.convert_fine(joint, config.fine)
-            return huggingface.convert_gpt(joint, getattr(config, name), name)
-        except ValueError as error:
-            raise ValueError(f"{origin}: {error}") from None
-
-    try:
         huggingface.check_prefixes(joint)
-    except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from None
-    config = replace(
-        config, codec=replace(config.codec, encoder=encoder, n_codebooks=len(state("codec")["codebooks"]))
-    )
+        if name == "codec":
+            return huggingface.convert_codec(joint, config.codec, config.tokens.n_codebooks, encoder)[1]
+        if name == "fine":
+            return huggingface.convert_fine(joint, config.fine)
+        return huggingface.convert_gpt(joint, getattr(config, name), name)
+
+    n_codebooks = len(state("codec")["codebooks"])
     index = path / "speaker_embeddings_path.json"
     paths = huggingface_voices(index) if index.is_file() else {}
     held = {
-        name: arrays
+        name: {array: path / arrays[array] for array in ARRAYS}
         for name, arrays in paths.items()
         if all((path / file).is_file() for file in arrays.values())
     }
     return Checkpoint(
         path,
-        config,
+        replace(config, codec=replace(config.codec, encoder=encoder, n_codebooks=n_codebooks)),
         tokenizer,
         state=state,
         origin=lambda name: origin,
         voices=sorted(held),
-        voice=lambda name: read_huggingface_voice(
-            {a: path / held[name][a] for a in ARRAYS}, name, config.tokens
-        ),
+        voice=lambda name: read_huggingface_voice(held[name], name, config.tokens),
     )
 
 
 def _open_suno(path: Path, encoder: bool) -> Checkpoint:
-    names = next(
-        (names for names in SUNO_FILES.values() if all((path / name).is_file() for name in names)), None
-    )
-    if names is None:
-        size = next(
-            size for size, names in SUNO_FILES.items() if any((path / name).is_file() for name in names)
-        )
-        lacking = next(name for name in SUNO_FILES[size] if not (path / name).is_file())
+    def present(name: str) -> bool:
+        return (path / name).is_file()
+
+    size = next((size for size, names in SUNO_FILES.items() if all(map(present, names))), None)
+    if size is None:
+        size = next(size for size, names in SUNO_FILES.items() if any(map(present, names)))
+        lacking = next(name for name in SUNO_FILES[size] if not present(name))
         raise FileNotFoundError(
             f"{path / lacking} is missing: Suno's {size} Bark is {', '.join(SUNO_FILES[size])}"
         )
-    files = dict(zip(("semantic", "coarse", "fine"), (path / name for name in names), strict=True))
+    files = dict(zip(("semantic", "coarse", "fine"), (path / name for name in SUNO_FILES[size]), strict=True))
     codec_files = sorted(path.glob("encodec_24khz*.th"))
     files["codec"] = codec_files[0] if codec_files else _present(path / ENCODEC_FILE)
-    tokenizer = _wordpiece(path)
+    tokenizer, tokens = _wordpiece(path), TokenConfig()
+    check_vocabulary(tokenizer, tokens)
 
-    voices, voice = _voice_files(path / "voices", TokenConfig())
-
-    @_blaming(path)
     def read(name: str) -> tuple:
-        content = _read_pickle(files[name])
-        try:
+        with _blaming(files[name]):
+            content = _read_pickle(files[name])
             if name == "codec":
-                return encodec.convert(
-                    _tensors(content), n_codebooks=TokenConfig().n_codebooks, encoder=encoder
-                )
+                return encodec.convert(_tensors(content), n_codebooks=tokens.n_codebooks, encoder=encoder)
             if not all(isinstance(content.get(part), Mapping) for part in ("model", "model_args")):
                 raise ValueError("it has no 'model' and 'model_args': it is not one of Suno's checkpoints")
             convert = suno.convert_fine if name == "fine" else suno.convert_gpt
             return convert(_tensors(content["model"]), content["model_args"])
-        except ValueError as error:
-            raise ValueError(f"{files[name]}: {error}") from None
 
-    try:
-        config = BarkConfig(**{name: read(name)[0] for name in MODELS})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
     return Checkpoint(
         path,
-        config,
+        BarkConfig(**{name: read(name)[0] for name in MODELS}, tokens=tokens),
         tokenizer,
         state=lambda name: read(name)[1],
         origin=files.__getitem__,
-        voices=voices,
-        voice=voice,
+        **_voice_files(path / "voices", tokens),
     )
 
 
-def _voice_files(folder: Path, tokens: TokenConfig) -> tuple[list[str], Callable[[str], Voice]]:
-    """The names of the `.npz` files in a checkpoint's folder of voices, and what loads one of them."""
+def _voice_files(folder: Path, tokens: TokenConfig) -> dict:
+    """What a Checkpoint knows of voices that are `.npz` files in a folder."""
     names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
-    return names, lambda name: Voice.load(folder / f"{name}.npz", tokens, name)
-
-
-def _check_vocabulary(path: Path, tokenizer: Tokenizer, config: BarkConfig) -> None:
-    try:
-        check_vocabulary(tokenizer, config.tokens)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return {"voices": names, "voice": lambda name: Voice.load(folder / f"{name}.npz", tokens, name)}
 
 
 def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:
     """`speaker_embeddings_path.json` as {voice: {array: path relative to the checkpoint}}."""
-    try:
+    with _blaming(index):
         return huggingface.voice_paths(_read_json(index))
-    except ValueError as error:
-        raise ValueError(f"{index}: {error}") from None
 
 
 def read_huggingface_voice(files: Mapping[str, Path], name: str, tokens: TokenConfig) -> Voice:
@@ -284,10 +246,8 @@ def _wordpiece(path: Path) -> WordPiece:
     file = path / "tokenizer.json"
     if not file.is_file():
         raise FileNotFoundError(f"{path / 'vocab.txt'} is missing: {VOCABULARY_HELP}")
-    try:
+    with _blaming(file):
         return WordPiece(huggingface.vocabulary(_read_json(file)))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
 
 
 def _huggingface_weights(path: Path) -> list[Path]:
