@@ -425,9 +425,7 @@ class Bark:
         if voice is None:
             return None
         if isinstance(voice, Voice):
-            return (
-                voice if voice.tokens == tokens else replace(voice, tokens=tokens)
-            )  # checked against this model
+            return replace(voice, tokens=tokens)  # checked against this model
         if isinstance(voice, Mapping):
             return Voice.from_arrays(voice, tokens=tokens)
         if not isinstance(voice, (str, os.PathLike)):

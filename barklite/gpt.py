@@ -17,9 +17,8 @@ class KVCache:
     def __init__(self, config: GPTConfig, batch_size: int, max_length: int, device=None, dtype=None):
         head = config.n_embd // config.n_head
         shape = (2, config.n_layer, batch_size, config.n_head, max_length, head)
-        self.keys, self.values = torch.empty(
-            shape, device=device, dtype=dtype
-        )  # (L, B, H, max_length, D / H)
+        both = torch.empty(shape, device=device, dtype=dtype)
+        self.keys, self.values = both  # (L, B, H, max_length, D / H)
         self.length = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -126,9 +126,7 @@ def _commit(repo: str, revision: str | None) -> str | None:
         raise OSError(
             f"the Hub has no {repo}{f' at {revision}' if revision else ''}: {_line(error)}"
         ) from None
-    except (
-        Exception
-    ):  # the client's errors for "no network" have no common class, and change between releases
+    except Exception:  # what the client raises without a network has no common class
         return None
 
 

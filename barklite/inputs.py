@@ -91,6 +91,6 @@ def pick_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A dtype by itself or by name; ValueError for one that barklite does not compute in."""
     if dtype is None or dtype in DTYPES.values():
         return dtype
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
     return DTYPES[dtype]

@@ -81,6 +81,8 @@ class Voice:
     ) -> "Voice":
         """From a mapping with `semantic_prompt`, `coarse_prompt`, `fine_prompt`; else ValueError."""
         label = f"voice {name!r}" if name else "voice"
+        if not isinstance(arrays, Mapping):
+            raise ValueError(f"{label} must be a mapping of arrays, not {type(arrays).__name__}")
         if missing := [key for key in ARRAYS if key not in arrays]:
             raise ValueError(f"{label} has no {missing[0]}; it needs {', '.join(ARRAYS)}")
         return cls(*(arrays[key] for key in ARRAYS), name=name, tokens=tokens)

@@ -449,6 +449,7 @@ def test_bad_stream_input_raises_at_once(tiny):
     (dict(device="tpu"), "device 'tpu' cannot be used"),
     (dict(device="meta"), "device 'meta' holds no numbers"),
     (dict(compile=True), "not available in this version"), (dict(quantize="int8"), "not available"),
+    (dict(dtype=[]), "choose one of"),
     (dict(revision="main"), "a revision belongs to a Hub id"),
     (dict(dtype="int8"), "dtype is 'int8'; choose one of"),
     (dict(dtype=torch.float64), "dtype is torch.float64"),

@@ -102,6 +102,8 @@ def test_a_voice_file_is_named_as_one(tmp_path):
         builders.voice("mine").save(tmp_path / "mine.txt")
     with pytest.raises(FileNotFoundError, match="there is no voice file"):
         Voice.load(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="mapping of arrays, not int"):
+        Voice.from_arrays(7)
 
 
 @pytest.mark.parametrize(
