@@ -339,6 +339,13 @@ def test_sentences_always_fit():
     assert "".join("".join(pieces).split()) == "".join(text.split())
 
 
+def test_sentences_are_as_few_as_fit():
+    from barklite.sentences import split
+
+    assert split("a b c d e f g", lambda piece: len(piece) <= 5) == ["a b c", "d e f", "g"]
+    assert split("a b c d e f", lambda piece: len(piece) <= 5) == ["a b c", "d e f"]
+
+
 def test_sentences_split_a_book_without_marks_quickly():
     from barklite.sentences import split
 
