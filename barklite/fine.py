@@ -1,7 +1,6 @@
 """The fine model: bidirectional, one codebook at a time, from all codebooks up to that one (spec 3.5)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import FineConfig
@@ -58,9 +57,12 @@ class FineGPT(nn.Module):
                 )
             positions = torch.arange(x.shape[1], device=x.device)
         x = x + self.wpe(positions)
-        for block in self.h:
+        for block in self.h[:-1]:
             x = block(x, mask)
-        logits = F.linear(self.ln_f(x[:, rows]), self.wtes[codebook].weight[vocab])
+        if mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+            mask = mask[..., rows, :]
+        x = self.h[-1](x, mask, rows=rows)
+        logits = self.wtes[codebook].attend(self.ln_f(x), vocab)
         return logits, None if targets is None else cross_entropy(logits, targets[:, rows])
 
     def embed(self, codebook: int, codes: Tensor) -> Tensor:

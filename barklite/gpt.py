@@ -38,6 +38,16 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.weight, std=0.02)
 
+    def attend(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
+        """The table as a head: logits of the ids in `vocab`."""
+        return F.linear(x, self.weight[vocab])
+
+
+class Head(nn.Linear):
+    def forward(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
+        """Logits of the ids in `vocab` only: nobody reads the others."""
+        return F.linear(x, self.weight[vocab])
+
 
 class Attention(nn.Module):
     def __init__(self, n_embd: int, n_head: int):
@@ -47,13 +57,22 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer: int
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        cache: KVCache | None,
+        layer: int,
+        rows: slice = slice(None),
     ) -> Tensor:
         q, k, v = rearrange(self.c_attn(x), "B T (three H d) -> three B H T d", three=3, H=self.n_head)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, H, T, d)
+        y = self.attend(q[:, :, rows], k, v, mask, causal)  # (B, H, rows, d)
         return self.c_proj(rearrange(y, "B H T d -> B T (H d)"))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 class MLP(nn.Module):
@@ -83,8 +102,10 @@ class Block(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
         layer: int = 0,
+        rows: slice = slice(None),
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask, causal, cache, layer)
+        """rows: the positions whose result is wanted (of `mask` too, then): all of them are still attended to."""
+        x = x[:, rows] + self.attn(self.ln_1(x), mask, causal, cache, layer, rows)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -98,7 +119,7 @@ class GPT(nn.Module):
         self.wpe = Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config.n_embd, config.n_head) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
-        self.lm_head = nn.Linear(config.n_embd, config.output_vocab_size, bias=False)
+        self.lm_head = Head(config.n_embd, config.output_vocab_size, bias=False)
 
     def forward(
         self,
@@ -138,13 +159,16 @@ class GPT(nn.Module):
         if T > 1 and not causal:
             order = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
             mask = order if mask is None else order & mask
-        for layer, block in enumerate(self.h):
+        for layer, block in enumerate(self.h[:-1]):
             x = block(x, mask, causal, cache, layer)
+        if last and T > 1:  # in generation nobody reads the other positions: the last block skips them
+            rows, causal, mask = slice(-1, None), False, None if mask is None else mask[..., -1:, :]
+        else:
+            rows = slice(None)
+        x = self.h[-1](x, mask, causal, cache, len(self.h) - 1, rows)
         if cache is not None:
             cache.length += T
-
-        x = self.ln_f(x[:, -1:] if last else x)  # in generation nobody reads the other positions
-        logits = F.linear(x, self.lm_head.weight[vocab])
+        logits = self.lm_head(self.ln_f(x), vocab)
         return logits, None if targets is None else cross_entropy(logits, targets)
 
 

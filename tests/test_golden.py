@@ -132,6 +132,16 @@ def test_noise_is_multinomials():
         assert [int(torch.multinomial(p, 1)) for _ in expected] == expected
 
 
+def ends_early(scores, sampling, min_eos_p, rules):
+    """Whether the likelihood of the end, which the noise keeps from being drawn, is an end."""
+    choice = generate.Choice(0, len(scores), sampling, rules, len(scores), True, min_eos_p)
+    noise = torch.ones(1, len(scores))
+    noise[0, -1] = torch.inf
+    token, ended = choice(scores[None], noise)
+    assert int(token) != len(scores) - 1
+    return bool(ended)
+
+
 def test_end_rules_differ():
     """P(end) is 0.269, tempered 0.193: with min_eos_p 0.2 transformers ends, Suno does not."""
     scores = torch.full((10_001,), -20.0)
@@ -142,15 +152,15 @@ def test_end_rules_differ():
     for rules, ends in (("suno", False), ("transformers", True)):
         p = probabilities(scores, SamplingConfig(0.7), rules)
         assert float(p[-1]) == pytest.approx(0.19332, abs=1e-5)
-        assert generate._ends_early(p, scores, GenerationConfig(rules=rules)) is ends
+        assert ends_early(scores, SamplingConfig(0.7), 0.2, rules) is ends
 
 
 def test_end_rules_at_equality():
     """Suno ends at >=, transformers beyond >."""
     scores = torch.zeros(4)
-    p = scores.softmax(-1)
-    assert generate._ends_early(p, scores, GenerationConfig(min_eos_p=0.25, rules="suno"))
-    assert not generate._ends_early(p, scores, GenerationConfig(min_eos_p=0.25, rules="transformers"))
+    assert ends_early(scores, SamplingConfig(1.0), 0.25, "suno")
+    assert not ends_early(scores, SamplingConfig(1.0), 0.25, "transformers")
+    assert not ends_early(scores, SamplingConfig(1.0), None, "suno")
 
 
 # --- semantic -----------------------------------------------------------------------------------------------
