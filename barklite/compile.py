@@ -1,0 +1,228 @@
+"""Faster engines for `generate`: on the CPU a compiled step, on CUDA steps captured in graphs.
+
+Both are applied from outside. On the CPU one block's step for one token becomes a C++ function (PyTorch's
+AOTInductor), with weights and cache as arguments: every layer of both models calls it, and it is kept on disk
+for the next process. On CUDA a whole step, draw included, is one graph (see `Graphs`).
+"""
+
+import hashlib
+import inspect
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import atomic, quantize
+from .generate import Engine
+from .gpt import GPT
+from .hub import cache_directory
+
+# --- one token on the CPU -----------------------------------------------------------------------------------
+
+
+class RowCache:
+    """One row's keys and values, position by position: what a step reads lies in one piece.
+
+    It has KVCache's interface, so the model's own forward fills it from a prompt. dtype: 16 bits halve what
+    every step has to read.
+    """
+
+    def __init__(self, model: GPT, length: int, dtype: torch.dtype):
+        config = model.config
+        shape = (config.n_layer, length, config.n_head, config.n_embd // config.n_head)
+        self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        self.layers = [
+            (k, v, *(t.detach() for t in block_tensors(block)))
+            for k, v, block in zip(self.keys, self.values, model.h, strict=True)
+        ]
+        self.length = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As KVCache: write (1, H, T, d) behind the filled part; return all of it, (1, H, S, d)."""
+        start, end = self.length, self.length + k.shape[2]
+        assert end <= self.keys.shape[1], f"a cache of {self.keys.shape[1]} positions cannot hold {end}"
+        self.keys[layer, start:end] = k[0].transpose(0, 1)
+        self.values[layer, start:end] = v[0].transpose(0, 1)
+        if start == 0:
+            return k, v
+        filled = self.keys[layer, :end], self.values[layer, :end]
+        return tuple(t.transpose(0, 1)[None].to(k.dtype) for t in filled)
+
+
+def linears(block: nn.Module) -> list[nn.Module]:
+    return [block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj]
+
+
+def block_tensors(block: nn.Module) -> list[Tensor]:
+    """A block's weights in the order in which its step takes them."""
+    products = [tensor for linear in linears(block) for tensor in tensors(linear)]
+    return [block.ln_1.weight, block.ln_2.weight, *products]
+
+
+def tensors(linear: nn.Module, rows: slice | None = None) -> tuple[Tensor, ...]:
+    if isinstance(linear, nn.Linear):
+        return (linear.weight if rows is None else linear.weight[rows],)
+    return linear.tensors() if rows is None else linear.tensors(rows)
+
+
+def row_product(linear: nn.Module) -> Callable:
+    """The product of a lone row with the weights of this kind of module."""
+    return quantize.Linear16.row if isinstance(linear, nn.Linear) else type(linear).row
+
+
+class BlockStep(nn.Module):
+    """`gpt.Block` for one token, in float32 between the products.
+
+    Written so that a compiler makes one pass over each weight: products as sums, and what enters one is
+    stored first, not computed again for every output.
+    """
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.n_head, self.eps = block.attn.n_head, block.ln_1.eps
+        self.products = [row_product(linear) for linear in linears(block)]
+        self.counts = [len(tensors(linear)) for linear in linears(block)]
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, ln_1: Tensor, ln_2: Tensor, *weights: Tensor):
+        """x (D,) and keys and values (S, H, d), whose last position is still to be written -> (D,)."""
+        weights = iter(weights)
+        attn, proj, fc, down = (
+            partial(product, *islice(weights, n)) for product, n in zip(self.products, self.counts, strict=True)
+        )
+        q, k, v = attn(stored(F.layer_norm(x, x.shape, ln_1.float(), eps=self.eps))).view(3, self.n_head, -1)
+        keys[-1], values[-1] = k.to(keys.dtype), v.to(values.dtype)
+        keys, values = keys.transpose(0, 1), values.transpose(0, 1)  # (H, S, d)
+        scores = (q[:, None] * q.shape[-1] ** -0.5 * keys.float()).sum(-1)  # (H, S)
+        y = (stored(scores).softmax(-1)[..., None] * values.float()).sum(1)  # (H, d)
+        x = stored(x + proj(stored(y.flatten())))
+        return x + down(stored(F.gelu(fc(stored(F.layer_norm(x, x.shape, ln_2.float(), eps=self.eps))))))
+
+
+class HeadStep(nn.Module):
+    """Final normalisation and head for one token: (D,) -> logits (V,) of the rows of weights it is given."""
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        self.eps, self.product = model.ln_f.eps, row_product(model.lm_head)
+
+    def forward(self, x: Tensor, ln_f: Tensor, *weights: Tensor) -> Tensor:
+        return self.product(*weights, stored(F.layer_norm(x, x.shape, ln_f.float(), eps=self.eps)))
+
+
+def stored(x: Tensor) -> Tensor:
+    """x, which the compiler then has to store here: it would compute it again for each of its readers."""
+    return torch.as_strided(x, x.shape, x.stride())
+
+
+class CompiledSteps(Engine):
+    """Steps of one row on the CPU by compiled C++; prompts, fine and codec as they are."""
+
+    def __init__(self, models: list[GPT]):
+        """Compile for `models`, or load what an earlier process compiled. ValueError where that fails."""
+        self.seconds = 0.0  # spent compiling
+        self._steps = {}  # of each model
+        for model in models:
+            kv = cache_dtype(model)
+            self._steps[model] = self._block(model, kv), self._head(model), kv
+
+    def cache(self, model: GPT, length: int) -> RowCache:
+        return RowCache(model, length, self._steps[model][2])
+
+    def step(self, model: GPT, ids: Tensor, cache: RowCache, vocab: slice) -> Tensor:
+        block, head, _ = self._steps[model]
+        assert ids.shape == (1, 1)
+        position, cache.length = cache.length, cache.length + 1
+        x = (model.wte(ids).float() + model.wpe.weight[position].float()).view(-1)
+        for keys, values, *weights in cache.layers:
+            x = block(x, keys[: cache.length], values[: cache.length], *weights)
+        return head(x, model.ln_f.weight.detach(), *(t.detach() for t in tensors(model.lm_head, vocab)))[None]
+
+    def _block(self, model: GPT, kv: torch.dtype) -> Callable:
+        x = torch.zeros(model.config.n_embd)
+        cache = RowCache(model, 16, kv)
+        keys, values, *weights = cache.layers[0]
+        filled = torch.export.Dim("filled", min=2, max=2**20)
+        shapes = (None, {0: filled}, {0: filled}, None, None, (None,) * (len(weights) - 2))
+        example = (x, keys.zero_()[:9], values.zero_()[:9], *weights)
+        return self._compiled(BlockStep(model.h[0]), example, shapes)
+
+    def _head(self, model: GPT) -> Callable:
+        weights = [t.detach()[:64] for t in tensors(model.lm_head)]
+        ids = torch.export.Dim("ids", min=2, max=2**24)
+        shapes = (None, None, tuple({0: ids} for _ in weights))
+        example = (torch.zeros(model.config.n_embd), model.ln_f.weight.detach(), *weights)
+        return self._compiled(HeadStep(model), example, shapes)
+
+    def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: tuple) -> Callable:
+        path = cache_directory() / "compiled" / f"{_key(module, example)}.pt2"
+        if path.is_file():
+            try:
+                return _load(path)
+            except (RuntimeError, OSError):
+                path.unlink(missing_ok=True)  # damaged: made again
+        start = time.perf_counter()
+        print("barklite: compiling a step, once on this machine", end="", flush=True, file=sys.stderr)
+        compile_to(module, example, shapes, path)
+        self.seconds += time.perf_counter() - start
+        print(f" ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
+        return _load(path)
+
+
+def cache_dtype(model: GPT) -> torch.dtype:
+    """float32 stays exact; beside smaller weights a float32 cache would be what a step mostly reads."""
+    plain = all(isinstance(linear, nn.Linear) for linear in linears(model.h[0]))
+    return torch.float32 if plain else torch.bfloat16
+
+
+def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, path: Path) -> None:
+    """Compile `module` into the package `path`. ValueError, in words, if this machine cannot."""
+    import torch._inductor
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(module, example, dynamic_shapes=shapes)
+        unfinished = path.with_name(f".{path.stem}-{time.time_ns()}.pt2")
+        try:
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(unfinished))
+            unfinished.replace(path)
+        except Exception as error:  # every stage of the compiler has its own classes
+            raise ValueError(
+                "compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: "
+                + next(iter(str(error).strip().splitlines()), type(error).__name__)
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Callable:
+    import torch._inductor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch._inductor.aoti_load_package(str(path))
+
+
+def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
+    """A file name for what is compiled: it changes with the code, PyTorch, the processor, shapes and dtypes."""
+    what = [inspect.getsource(sys.modules[__name__]), inspect.getsource(quantize), torch.__version__]
+    what += [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
+    what += [type(module).__name__, str(sorted((k, str(v)) for k, v in vars(module).items() if k[0] != "_"))]
+    what += [f"{tuple(t.shape)} {t.stride()} {t.dtype}" for t in example]
+    return hashlib.sha256("\0".join(what).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))

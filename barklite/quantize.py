@@ -1,0 +1,320 @@
+"""Smaller weights, and for each format the kernels that are fast: put into a model from outside.
+
+On a CPU a step of one token reads every weight once and is bound by bytes; many rows (a prompt, the fine
+model) are bound by arithmetic. The two want different kernels, so each module here has both:
+
+| weights | one token | many rows |
+|---|---|---|
+| float16, bfloat16 | the product in that format | bfloat16 |
+| int8, a scale an output | `_weight_int8pack_mm` | bfloat16; int8 by int8 in the fine model |
+| int4, a scale for 32 inputs | `_weight_int4pack_mm_for_cpu` | bfloat16; the fine model is int8 |
+
+Between the products everything stays float32 there: activations, normalisation, the KV cache. Other devices
+compute in the caller's dtype, and int8 weights are expanded at every use.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .fine import FineGPT
+from .gpt import GPT, Attention, Embedding, Head
+
+FORMATS = ("int8", "int4")
+GROUP = 32  # inputs that share an int4 scale
+SIXTEEN = (torch.float16, torch.bfloat16)
+
+
+def shrink(model: GPT | FineGPT, quantize: str | None, device: torch.device | str) -> None:
+    """Give a token model that is on the CPU the modules for running on `device`, in place.
+
+    quantize: "int8", "int4" or None, which leaves all as it is but for 16-bit weights on a CPU. The names of
+    the remaining parameters do not change. ValueError for a format that the device has no kernels for.
+    """
+    check_format(quantize, device)
+    on_cpu = torch.device(device).type == "cpu"
+    sixteen = model.wpe.weight.dtype in SIXTEEN
+    if quantize is None and not (on_cpu and sixteen):
+        return
+    _swap(model, quantize, on_cpu, isinstance(model, FineGPT))
+
+
+def check_format(quantize: str | None, device: torch.device | str) -> None:
+    """ValueError unless `quantize` is None or a format that `device` can compute with."""
+    if quantize is not None and quantize not in FORMATS:
+        raise ValueError(f"quantize is {quantize!r}; choose None or one of {', '.join(FORMATS)}")
+    if quantize == "int4" and torch.device(device).type != "cpu":
+        raise ValueError(f"int4 weights are for the CPU, not for {device}: choose int8 there")
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether weights were rounded to integers, so that the original ones are gone."""
+    return any(isinstance(module, (Linear8, Linear4, Embedding8)) for module in model.modules())
+
+
+def _swap(module: nn.Module, quantize: str | None, on_cpu: bool, fine: bool) -> None:
+    for name, child in module.named_children():
+        new = None
+        if isinstance(child, Head):
+            new = Head8(child.weight) if quantize else Head16(child.weight)
+        elif isinstance(child, nn.Linear):
+            new = _linear(child, quantize, fine)
+        elif isinstance(child, Embedding):
+            if quantize and not fine and name == "wte":
+                new = Embedding8(child.weight)
+            elif on_cpu:
+                new = Embedding16(child.weight, None if child.weight.dtype in SIXTEEN else torch.bfloat16)
+        elif isinstance(child, nn.LayerNorm) and on_cpu:
+            child.float()
+        elif isinstance(child, Attention):
+            _swap(child, quantize, on_cpu, fine)
+            new = Attention16(child) if on_cpu else None
+        else:
+            _swap(child, quantize, on_cpu, fine)
+        if new is not None:
+            setattr(module, name, new.train(child.training))
+
+
+def _linear(child: nn.Linear, quantize: str | None, fine: bool) -> nn.Module:
+    if quantize is None:
+        return Linear16(child.weight)
+    if quantize == "int8" or fine or child.in_features % GROUP or child.out_features % 16:
+        return Linear8(child.weight, int8_activations=fine)
+    return Linear4(child.weight)
+
+
+# --- what this CPU is quick at ------------------------------------------------------------------------------
+
+
+@functools.cache
+def wide_dtype() -> torch.dtype:
+    """The dtype in which this CPU multiplies many rows fastest."""
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+@functools.cache
+def has_int8_products() -> bool:
+    return torch.cpu._is_vnni_supported()
+
+
+def _many(flat: Tensor, weight: Tensor) -> Tensor:
+    """flat @ weight.T for many rows on the CPU, in the fastest dtype; float32 (rows, out)."""
+    wide = wide_dtype()
+    if weight.dtype == torch.float16 and wide == torch.bfloat16:
+        weight = weight.float()  # four times quicker by this way round
+    return F.linear(flat.to(wide), weight.to(wide)).float()
+
+
+# --- 16 bits ------------------------------------------------------------------------------------------------
+
+
+class Linear16(nn.Module):
+    """Weights (out, in) in float16 or bfloat16; float32 in and out, on the CPU."""
+
+    few = 2  # rows up to which the product for one token is quicker
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.weight)
+
+    @classmethod
+    def product(cls, x: Tensor, weight: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return F.linear(x.to(weight.dtype), weight).to(x.dtype)
+        rows = x.numel() // max(1, x.shape[-1])
+        if rows <= cls.few or weight.dtype == torch.bfloat16 == wide_dtype():
+            return F.linear(x.to(weight.dtype), weight).to(x.dtype)
+        return _many(x, weight).to(x.dtype)
+
+    def tensors(self, rows: slice = slice(None)) -> tuple[Tensor, ...]:
+        """What `row` reads, for the outputs in `rows`."""
+        return (self.weight[rows],)
+
+    @staticmethod
+    def row(weight: Tensor, x: Tensor) -> Tensor:
+        """The product with one float32 row (in,), written for a compiler: one pass over the weights."""
+        return (weight.float() * x).sum(-1)
+
+
+class Head16(Linear16):
+    def forward(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
+        return self.product(x, self.weight[vocab])
+
+
+class Embedding16(nn.Module):
+    """A table (V, D) in 16 bits whose rows come out in float32."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).float()
+
+    def attend(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
+        """The table as a head: float32 logits of the ids in `vocab`."""
+        return Linear16.product(x, self.weight[vocab])
+
+
+class Attention16(Attention):
+    """Long bidirectional attention (the fine model's) in bfloat16, two heads at a time, in the CPU's caches."""
+
+    heads, shortest = 2, 256
+
+    def __init__(self, plain: Attention):
+        nn.Module.__init__(self)
+        self.n_head, self.c_attn, self.c_proj = plain.n_head, plain.c_attn, plain.c_proj
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        B, H, T, d = q.shape
+        plain = mask is not None or causal or T < self.shortest or q.device.type != "cpu"
+        if plain or wide_dtype() != torch.bfloat16 or torch.is_grad_enabled():
+            return super().attend(q, k, v, mask, causal)
+        q, k, v = (t.to(torch.bfloat16, memory_format=torch.contiguous_format).flatten(0, 1) for t in (q, k, v))
+        y = torch.empty_like(q)  # (B H, T, d)
+        for heads in torch.arange(B * H).split(self.heads):
+            h = slice(int(heads[0]), int(heads[-1]) + 1)
+            scores = torch.baddbmm(q.new_empty(1, 1, 1), q[h], k[h].mT, beta=0, alpha=d**-0.5)
+            torch.bmm(torch.softmax(scores, -1, out=scores), v[h], out=y[h])
+        return y.float().view(B, H, T, d)
+
+
+# --- 8 bits -------------------------------------------------------------------------------------------------
+
+
+def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, in) -> int8 of that shape and float32 scales (out,): the largest of a row becomes 127."""
+    rounded, scales = torch.empty_like(weight, dtype=torch.int8), []
+    for part, into in zip(weight.detach().split(4096), rounded.split(4096), strict=True):  # no second copy
+        part = part.float()
+        scale = part.abs().amax(-1).clamp(min=1e-30) / 127
+        into.copy_((part / scale[:, None]).round())
+        scales.append(scale)
+    return rounded, torch.cat(scales)
+
+
+class Linear8(nn.Module):
+    """Weights (out, in) in int8 with a scale an output.
+
+    int8_activations: round many rows too, each by its largest value, and multiply integers.
+    """
+
+    few = 16
+
+    def __init__(self, weight: Tensor, int8_activations: bool = False):
+        super().__init__()
+        rounded, scale = round_rows(weight)
+        self.register_buffer("weight", rounded)
+        self.register_buffer("scale", scale)
+        self.int8_activations = int8_activations
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.weight, self.scale)
+
+    def product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
+        flat = x.flatten(0, -2)
+        if len(flat) <= self.few:
+            ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
+            y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
+        elif self.int8_activations and has_int8_products():
+            largest = flat.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+            y = torch._int_mm((flat / largest).round_().to(torch.int8), weight.t()).float() * largest
+        else:
+            y = _many(flat, weight)  # every int8 is exact in bfloat16
+        return (y * scale).to(x.dtype).view(*x.shape[:-1], len(scale))
+
+    def tensors(self, rows: slice = slice(None)) -> tuple[Tensor, ...]:
+        """What `row` reads, for the outputs in `rows`."""
+        return self.weight[rows], self.scale[rows]
+
+    @staticmethod
+    def row(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+        """The product with one float32 row (in,), written for a compiler: one pass over the weights."""
+        return (weight.float() * x).sum(-1) * scale
+
+
+class Head8(Linear8):
+    def forward(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
+        return self.product(x, self.weight[vocab], self.scale[vocab])
+
+
+class Embedding8(nn.Module):
+    """A table (V, D) in int8 with a scale a row; the rows come out in the dtype of the scales."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        rounded, scale = round_rows(weight)
+        self.register_buffer("weight", rounded)
+        self.register_buffer("scale", scale)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).to(self.scale.dtype) * self.scale[ids][..., None]
+
+
+# --- 4 bits -------------------------------------------------------------------------------------------------
+
+
+def round_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, in) -> uint8 (out, in / 32, 16) and bfloat16 scales (out, in / 32, 1).
+
+    A weight is (n - 8) * scale, n from 0 to 15; the largest of its group becomes n = 0. A byte holds inputs i
+    (its low half) and i + 16 of a group.
+    """
+    groups = weight.detach().float().unflatten(-1, (-1, GROUP))  # (out, in / 32, 32)
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    scale = (largest / -8).bfloat16()
+    n = (groups / scale.float().where(scale != 0, 1.0) + 8).round().clamp(0, 15).to(torch.uint8)
+    return n[..., : GROUP // 2] | n[..., GROUP // 2 :] << 4, scale
+
+
+class Linear4(nn.Module):
+    """Weights (out, in) in 4 bits, a scale for every 32 inputs of an output. For the CPU."""
+
+    few = 32
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        packed, scale = round_groups(weight)
+        self.register_buffer("weight", packed)
+        self.register_buffer("scale", scale)
+        self._for_kernel: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)
+        if len(flat) > self.few:
+            y = _many(flat, self.expanded())
+        else:
+            packed, scales = self._for_kernel or self._pack()
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.bfloat16(), packed, GROUP, scales)
+        return y.to(x.dtype).view(*x.shape[:-1], len(self.weight))
+
+    def expanded(self) -> Tensor:
+        """The weights (out, in) in bfloat16."""
+        n = torch.cat((self.weight & 15, self.weight >> 4), -1).to(torch.bfloat16)
+        return n.sub_(8).mul_(self.scale).flatten(1)
+
+    def _pack(self) -> tuple[Tensor, Tensor]:
+        """Weights and scales as PyTorch's kernel wants them; made when it is first used."""
+        n = torch.cat((self.weight & 15, self.weight >> 4), -1).flatten(1)
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(n.int(), 1)
+        scales = self.scale.squeeze(-1).t()  # (in / 32, out), and zero points, which are none
+        self._for_kernel = packed, torch.stack((scales, torch.zeros_like(scales)), -1).contiguous()
+        return self._for_kernel
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What `row` reads."""
+        return self.weight, self.scale
+
+    @staticmethod
+    def row(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+        """The product with one float32 row (in,), written for a compiler: one pass over the weights."""
+        n, x = weight.int(), x.view(-1, 2, GROUP // 2)
+        low, high = ((n & 15) - 8).float() * x[:, 0], ((n >> 4) - 8).float() * x[:, 1]
+        return ((low + high) * scale.float()).sum((-1, -2))
