@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, generate, hub, layouts, sampling, sentences
+from . import quantize as quantizing
 from .clip import Clip
 from .codec import Codec
+from .compile import check_compile, engine_for
 from .config import BarkConfig, GenerationConfig, TokenConfig
 from .fine import FineGPT
 from .gpt import GPT
@@ -47,6 +49,7 @@ class Bark:
         models: Mapping[str, nn.Module],
         device: torch.device | str = "cpu",
         offload: bool = False,
+        compile: bool = False,
     ):
         """Put together what is loaded. `models` has "semantic", "coarse", "fine" and "codec"."""
         check_vocabulary(tokenizer, config.tokens)
@@ -56,6 +59,7 @@ class Bark:
         self.offload = offload and self.device.type != "cpu"
         for name in checkpoint.MODELS:
             setattr(self, name, models[name].to("cpu" if self.offload else self.device))
+        self.engine = engine_for(self.semantic, self.coarse, self.device) if compile else generate.PLAIN
         self._checkpoint: layouts.Checkpoint | None = None
         self._voice_hub = partial(hub.fetch_voice, hub.VOICES_REPO, None)
 
@@ -78,8 +82,11 @@ class Bark:
             or Suno's layout. None is the built-in model, which has random weights, makes noise and says so on
             stderr.
         device: None takes CUDA, else MPS, else the CPU.
-        dtype: of the three token models, None keeps the file's; the codec stays as stored, float32.
-        compile, quantize: not available yet; anything but the defaults is a ValueError.
+        dtype: of the three token models' weights, None keeps the file's; the codec stays as stored, float32.
+            On a CPU what is computed between the products is float32 always.
+        compile: on the CPU and on CUDA, make the steps ready now, for speed: seconds to a minute the first
+            time on a machine, less from then on. The CPU needs a C++ compiler (g++ or clang++) for it.
+        quantize: "int8" or, on the CPU, "int4": smaller weights of the token models, which change the tokens.
         offload: keep the models on the CPU and move each to `device` for its stage.
         revision, local_files_only: for a Hub id.
 
@@ -87,21 +94,22 @@ class Bark:
         reached.
         """
         device, dtype = pick_device(device), pick_dtype(dtype)
-        if compile or quantize is not None:
-            raise ValueError("compile and quantize are not available in this version of barklite")
+        check_compile(compile, device)
+        quantizing.check_format(quantize, device)
         if revision is not None and (name_or_path is None or Path(name_or_path).is_dir()):
             raise ValueError("a revision belongs to a Hub id, and none is given")
         if name_or_path is None:
             note = "barklite: no model named; the built-in one has random weights and only makes noise"
             print(f"{note} (try suno/bark-small)", file=sys.stderr)
-            return cls.from_config(BarkConfig.tiny(), device=device, dtype=dtype, offload=offload)
+            options = dict(device=device, dtype=dtype, compile=compile, quantize=quantize, offload=offload)
+            return cls.from_config(BarkConfig.tiny(), **options)
         opened, repo = hub.find(os.fspath(name_or_path), revision, local_files_only)
-        place = "cpu" if offload else device
-        models = {
-            name: checkpoint.load_model(opened, name, place, None if name == "codec" else dtype)
-            for name in checkpoint.MODELS
-        }
-        bark = cls(opened.config, opened.tokenizer, models, device, offload)
+        place, models = "cpu" if offload or quantize else device, {}
+        for name in checkpoint.MODELS:
+            models[name] = checkpoint.load_model(opened, name, place, None if name == "codec" else dtype)
+            if name != "codec":
+                quantizing.shrink(models[name], quantize, device)
+        bark = cls(opened.config, opened.tokenizer, models, device, offload, compile)
         bark._checkpoint = opened
         source = (repo, revision) if repo else (hub.VOICES_REPO, None)
         bark._voice_hub = partial(hub.fetch_voice, *source, local_files_only=local_files_only)
@@ -116,11 +124,13 @@ class Bark:
         tokenizer: Tokenizer | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        compile: bool = False,
+        quantize: str | None = None,
         offload: bool = False,
     ) -> "Bark":
         """Random weights, for experiments: the same for the same config and seed. Needs no files.
 
-        tokenizer: None reads UTF-8 bytes, since there is no vocabulary.
+        tokenizer: None reads UTF-8 bytes, since there is no vocabulary. The rest as in `from_pretrained`.
         """
         if not isinstance(config, BarkConfig):
             raise ValueError("config must be a BarkConfig, for example BarkConfig.small()")
@@ -129,19 +139,25 @@ class Bark:
         if kind is None:
             raise ValueError(f"tokenizer must be one of barklite.tokenizer's, not {type(tokenizer).__name__}")
         device, dtype = pick_device(device), pick_dtype(dtype)
-        generator = sampling.generator(seed)
-        models = {
-            name: checkpoint.random_model(config, name, generator).to(None if name == "codec" else dtype)
-            for name in checkpoint.MODELS
-        }
-        return cls(replace(config, tokenizer=kind), tokenizer, models, device, offload)
+        check_compile(compile, device)
+        quantizing.check_format(quantize, device)
+        generator, models = sampling.generator(seed), {}
+        for name in checkpoint.MODELS:
+            models[name] = checkpoint.random_model(config, name, generator)
+            if name != "codec":
+                models[name].to(dtype)
+                quantizing.shrink(models[name], quantize, device)
+        return cls(replace(config, tokenizer=kind), tokenizer, models, device, offload, compile)
 
     def save_pretrained(self, directory: str | os.PathLike, *, force: bool = False) -> None:
         """Write barklite's own checkpoint directory, whole or not at all; `from_pretrained` reads it back bit
         for bit.
 
         FileExistsError if the directory is not empty, unless it is a barklite checkpoint and `force` is set.
+        ValueError for quantized models: they no longer have the weights that a checkpoint holds.
         """
+        if quantizing.is_quantized(self.semantic):
+            raise ValueError("quantized weights cannot be saved: save a Bark loaded without quantize")
         opened = self._checkpoint
         held = {name: opened.voice(name) for name in opened.voices} if opened else {}
         with checkpoint.new_directory(directory, force) as unfinished:
@@ -320,13 +336,13 @@ class Bark:
     def _semantic(self, ids, voices, generators, config, progress, timings=None) -> list[tuple[Tensor, str]]:
         t = self.config.tokens
         total = config.semantic_limit(t) * len(ids)
-        stage = partial(generate.text_to_semantic, config=config, tokens=t)
+        stage = partial(generate.text_to_semantic, config=config, tokens=t, engine=self.engine)
         return self._each("semantic", stage, (ids, voices, generators), total, progress, timings)
 
     def _coarse(self, rows, voices, generators, config, progress, timings=None) -> list[Tensor]:
         t = self.config.tokens
         total = sum(t.coarse_steps(len(row)) for row in rows)
-        stage = partial(generate.semantic_to_coarse, config=config, tokens=t)
+        stage = partial(generate.semantic_to_coarse, config=config, tokens=t, engine=self.engine)
         return self._each("coarse", stage, (rows, voices, generators), total, progress, timings)
 
     def _fine(self, rows, voices, generators, config, progress, timings=None) -> list[Tensor]:
@@ -336,13 +352,13 @@ class Bark:
             len(generate.fine_windows(row.shape[1], n, t)) * (t.n_codebooks - len(row))
             for row, n in zip(rows, seen, strict=True)
         ]
-        stage = partial(generate.coarse_to_fine, config=config, tokens=t)
+        stage = partial(generate.coarse_to_fine, config=config, tokens=t, engine=self.engine)
         return self._each("fine", stage, (rows, voices, generators), sum(passes), progress, timings)
 
     def _decode(self, rows, timings=None) -> list[Tensor]:
         @torch.no_grad()
         def stage(codec: Codec, codes: Tensor, tick: Callable) -> Tensor:
-            return codec.decode(codes[None])[0].float()
+            return self.engine.decode_audio(codec, codes[None])[0].float()
 
         return self._each("codec", stage, (rows,), 0, False, timings)
 
@@ -368,14 +384,14 @@ class Bark:
         if not self.offload:
             yield model
             return
-        kept = [(parameter, parameter.data) for parameter in model.parameters()]
+        kept = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
         try:
-            for parameter, data in kept:
-                parameter.data = data.to(self.device, non_blocking=True)
+            for tensor, data in kept:
+                tensor.data = data.to(self.device, non_blocking=True)
             yield model
         finally:
-            for parameter, data in kept:
-                parameter.data = data
+            for tensor, data in kept:
+                tensor.data = data
 
     # --- what callers give, checked -------------------------------------------------------------------------
 

@@ -20,10 +20,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import atomic, quantize
+from . import quantize
 from .generate import Engine
 from .gpt import GPT
 from .hub import cache_directory
+
+
+def check_compile(compile: bool, device: torch.device) -> None:
+    """ValueError unless steps can be compiled for `device`, or need not be."""
+    if not isinstance(compile, bool):
+        raise ValueError(f"compile is {compile!r}; it must be True or False")
+    if compile and device.type not in ("cpu", "cuda"):
+        raise ValueError(f"compile=True works on the CPU and on CUDA, not on {device}")
+
+
+def engine_for(semantic: GPT, coarse: GPT, device: torch.device) -> Engine:
+    """The fastest engine there is for two models on `device`; what it has to compile it compiles now."""
+    return CompiledSteps([semantic, coarse])
+
 
 # --- one token on the CPU -----------------------------------------------------------------------------------
 
@@ -95,7 +109,8 @@ class BlockStep(nn.Module):
         """x (D,) and keys and values (S, H, d), whose last position is still to be written -> (D,)."""
         weights = iter(weights)
         attn, proj, fc, down = (
-            partial(product, *islice(weights, n)) for product, n in zip(self.products, self.counts, strict=True)
+            partial(product, *islice(weights, n))
+            for product, n in zip(self.products, self.counts, strict=True)
         )
         q, k, v = attn(stored(F.layer_norm(x, x.shape, ln_1.float(), eps=self.eps))).view(3, self.n_head, -1)
         keys[-1], values[-1] = k.to(keys.dtype), v.to(values.dtype)
@@ -212,7 +227,7 @@ def _load(path: Path) -> Callable:
 
 
 def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
-    """A file name for what is compiled: it changes with the code, PyTorch, the processor, shapes and dtypes."""
+    """A file name for what is compiled: another for other code, PyTorch, processor, shapes and dtypes."""
     what = [inspect.getsource(sys.modules[__name__]), inspect.getsource(quantize), torch.__version__]
     what += [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
     what += [type(module).__name__, str(sorted((k, str(v)) for k, v in vars(module).items() if k[0] != "_"))]

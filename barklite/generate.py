@@ -79,7 +79,8 @@ class Engine:
 
     def cache(self, model: GPT, length: int) -> KVCache:
         """An empty cache for one row of up to `length` positions."""
-        return KVCache(model.config, 1, length, model.wpe.weight.device, model.wpe.weight.dtype)
+        like = model.wpe(torch.zeros(1, dtype=torch.long, device=model.wpe.weight.device))  # as is computed
+        return KVCache(model.config, 1, length, like.device, like.dtype)
 
     def step(self, model: GPT, ids: Tensor, cache: KVCache, vocab: slice) -> Tensor:
         """Feed the newest ids (B, 1): logits of the next (B, V)."""
@@ -133,6 +134,7 @@ def text_to_semantic(
     _check_finite(logits, "semantic")
 
     spoken: list[int] = []
+    start = generator.get_state()
     noise = choice.noise(1, generator)
     drawn, ended = choice(logits[:, -1], noise)
     while True:

@@ -104,7 +104,7 @@ class Block(nn.Module):
         layer: int = 0,
         rows: slice = slice(None),
     ) -> Tensor:
-        """rows: the positions whose result is wanted (of `mask` too, then): all of them are still attended to."""
+        """rows: the positions whose result is wanted, which `mask` is for; all are attended to."""
         x = x[:, rows] + self.attn(self.ln_1(x), mask, causal, cache, layer, rows)
         return x + self.mlp(self.ln_2(x))
 

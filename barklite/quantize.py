@@ -66,8 +66,8 @@ def _swap(module: nn.Module, quantize: str | None, on_cpu: bool, fine: bool) -> 
                 new = Embedding8(child.weight)
             elif on_cpu:
                 new = Embedding16(child.weight, None if child.weight.dtype in SIXTEEN else torch.bfloat16)
-        elif isinstance(child, nn.LayerNorm) and on_cpu:
-            child.float()
+        elif isinstance(child, nn.LayerNorm) and on_cpu and child.weight.dtype in SIXTEEN:
+            new = Norm16(child)
         elif isinstance(child, Attention):
             _swap(child, quantize, on_cpu, fine)
             new = Attention16(child) if on_cpu else None
@@ -161,10 +161,23 @@ class Embedding16(nn.Module):
         return Linear16.product(x, self.weight[vocab])
 
 
-class Attention16(Attention):
-    """Long bidirectional attention (the fine model's) in bfloat16, two heads at a time, in the CPU's caches."""
+class Norm16(nn.Module):
+    """LayerNorm in float32 with weights in 16 bits."""
 
-    heads, shortest = 2, 256
+    def __init__(self, plain: nn.LayerNorm):
+        super().__init__()
+        self.normalized_shape, self.eps = plain.normalized_shape, plain.eps
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+
+
+class Attention16(Attention):
+    """Long bidirectional attention (the fine model's) in bfloat16, two heads at a time, as caches hold."""
+
+    heads, least = 2, 256
 
     def __init__(self, plain: Attention):
         nn.Module.__init__(self)
@@ -172,10 +185,12 @@ class Attention16(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         B, H, T, d = q.shape
-        plain = mask is not None or causal or T < self.shortest or q.device.type != "cpu"
+        plain = mask is not None or causal or self.least > T or q.device.type != "cpu"
         if plain or wide_dtype() != torch.bfloat16 or torch.is_grad_enabled():
             return super().attend(q, k, v, mask, causal)
-        q, k, v = (t.to(torch.bfloat16, memory_format=torch.contiguous_format).flatten(0, 1) for t in (q, k, v))
+        q, k, v = (
+            t.to(torch.bfloat16, memory_format=torch.contiguous_format).flatten(0, 1) for t in (q, k, v)
+        )
         y = torch.empty_like(q)  # (B H, T, d)
         for heads in torch.arange(B * H).split(self.heads):
             h = slice(int(heads[0]), int(heads[-1]) + 1)

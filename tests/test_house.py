@@ -29,6 +29,8 @@ ORDER = [
     "barklite.layouts",
     "barklite.checkpoint",
     "barklite.hub",
+    "barklite.quantize",
+    "barklite.compile",
     "barklite.clip",
     "barklite.bark",
     "barklite",
