@@ -43,15 +43,16 @@ def engine_for(semantic: GPT, coarse: GPT, device: torch.device) -> Engine:
 
 
 class RowCache:
-    """One row's keys and values, position by position: what a step reads lies in one piece.
+    """One row's keys and values, and beside them each block's weights: what a compiled step takes.
 
-    It has KVCache's interface, so the model's own forward fills it from a prompt. dtype: 16 bits halve what
-    every step has to read.
+    It has KVCache's interface, so the model's own forward fills it from a prompt. All have the same strides,
+    longer than any row, because those are compiled in; memory is only taken where something is written.
+    dtype: 16 bits halve what every step has to read.
     """
 
-    def __init__(self, model: GPT, length: int, dtype: torch.dtype):
+    def __init__(self, model: GPT, dtype: torch.dtype):
         config = model.config
-        shape = (config.n_layer, length, config.n_head, config.n_embd // config.n_head)
+        shape = (config.n_layer, config.n_head, config.block_size + 16, config.n_embd // config.n_head)
         self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
         self.layers = [
             (k, v, *(t.detach() for t in block_tensors(block)))
@@ -62,13 +63,11 @@ class RowCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """As KVCache: write (1, H, T, d) behind the filled part; return all of it, (1, H, S, d)."""
         start, end = self.length, self.length + k.shape[2]
-        assert end <= self.keys.shape[1], f"a cache of {self.keys.shape[1]} positions cannot hold {end}"
-        self.keys[layer, start:end] = k[0].transpose(0, 1)
-        self.values[layer, start:end] = v[0].transpose(0, 1)
+        self.keys[layer, :, start:end] = k[0]
+        self.values[layer, :, start:end] = v[0]
         if start == 0:
-            return k, v
-        filled = self.keys[layer, :end], self.values[layer, :end]
-        return tuple(t.transpose(0, 1)[None].to(k.dtype) for t in filled)
+            return k, v  # as exact as they came
+        return self.keys[layer, None, :, :end].to(k.dtype), self.values[layer, None, :, :end].to(v.dtype)
 
 
 def linears(block: nn.Module) -> list[nn.Module]:
@@ -106,15 +105,14 @@ class BlockStep(nn.Module):
         self.counts = [len(tensors(linear)) for linear in linears(block)]
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, ln_1: Tensor, ln_2: Tensor, *weights: Tensor):
-        """x (D,) and keys and values (S, H, d), whose last position is still to be written -> (D,)."""
+        """x (D,) and keys and values (H, S, d), whose last position is still to be written -> (D,)."""
         weights = iter(weights)
         attn, proj, fc, down = (
             partial(product, *islice(weights, n))
             for product, n in zip(self.products, self.counts, strict=True)
         )
         q, k, v = attn(stored(F.layer_norm(x, x.shape, ln_1.float(), eps=self.eps))).view(3, self.n_head, -1)
-        keys[-1], values[-1] = k.to(keys.dtype), v.to(values.dtype)
-        keys, values = keys.transpose(0, 1), values.transpose(0, 1)  # (H, S, d)
+        keys[:, -1], values[:, -1] = k.to(keys.dtype), v.to(values.dtype)
         scores = (q[:, None] * q.shape[-1] ** -0.5 * keys.float()).sum(-1)  # (H, S)
         y = (stored(scores).softmax(-1)[..., None] * values.float()).sum(1)  # (H, d)
         x = stored(x + proj(stored(y.flatten())))
@@ -149,7 +147,7 @@ class CompiledSteps(Engine):
             self._steps[model] = self._block(model, kv), self._head(model), kv
 
     def cache(self, model: GPT, length: int) -> RowCache:
-        return RowCache(model, length, self._steps[model][2])
+        return RowCache(model, self._steps[model][2])
 
     def step(self, model: GPT, ids: Tensor, cache: RowCache, vocab: slice) -> Tensor:
         block, head, _ = self._steps[model]
@@ -157,16 +155,15 @@ class CompiledSteps(Engine):
         position, cache.length = cache.length, cache.length + 1
         x = (model.wte(ids).float() + model.wpe.weight[position].float()).view(-1)
         for keys, values, *weights in cache.layers:
-            x = block(x, keys[: cache.length], values[: cache.length], *weights)
+            x = block(x, keys[:, : cache.length], values[:, : cache.length], *weights)
         return head(x, model.ln_f.weight.detach(), *(t.detach() for t in tensors(model.lm_head, vocab)))[None]
 
     def _block(self, model: GPT, kv: torch.dtype) -> Callable:
         x = torch.zeros(model.config.n_embd)
-        cache = RowCache(model, 16, kv)
-        keys, values, *weights = cache.layers[0]
-        filled = torch.export.Dim("filled", min=2, max=2**20)
-        shapes = (None, {0: filled}, {0: filled}, None, None, (None,) * (len(weights) - 2))
-        example = (x, keys.zero_()[:9], values.zero_()[:9], *weights)
+        keys, values, *weights = RowCache(model, kv).layers[0]
+        filled = torch.export.Dim("filled", min=2, max=model.config.block_size)
+        shapes = (None, {1: filled}, {1: filled}, None, None, (None,) * (len(weights) - 2))
+        example = (x, keys.zero_()[:, :9], values.zero_()[:, :9], *weights)
         return self._compiled(BlockStep(model.h[0]), example, shapes)
 
     def _head(self, model: GPT) -> Callable:

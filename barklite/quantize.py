@@ -239,11 +239,11 @@ class Linear8(nn.Module):
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
         elif self.int8_activations and has_int8_products():
-            largest = flat.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
-            y = torch._int_mm((flat / largest).round_().to(torch.int8), weight.t()).float() * largest
+            largest = torch.linalg.vector_norm(flat, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-30) / 127
+            y = torch._int_mm((flat / largest).round_().to(torch.int8), weight.t()).float().mul_(largest)
         else:
             y = _many(flat, weight)  # every int8 is exact in bfloat16
-        return (y * scale).to(x.dtype).view(*x.shape[:-1], len(scale))
+        return y.mul_(scale).to(x.dtype).view(*x.shape[:-1], len(scale))
 
     def tensors(self, rows: slice = slice(None)) -> tuple[Tensor, ...]:
         """What `row` reads, for the outputs in `rows`."""

@@ -1,0 +1,102 @@
+"""Loading time, time to the first audio, and memory: each system in a process of its own."""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from barklite import Bark, BarkConfig, GenerationConfig
+
+from . import systems
+from .jobs import note, rounded, variants_of
+from .loading import run
+from .step import PROMPT
+
+
+
+def child(asked: dict) -> dict:
+    """What a process of its own does: load, one job. Seconds; peak of everything resident, in MB."""
+    torch.set_num_threads(asked["threads"])
+    start = time.perf_counter()
+    if asked["system"] == "transformers":
+        config = getattr(BarkConfig, asked["size"])()
+        system = systems.Transformers(config, asked["format"], asked["device"])
+        found = {"build_s": time.perf_counter() - start}
+        weights = system.weights_bytes()
+        system.job(asked["tokens"])
+        audio = systems.work(config, asked["tokens"])["audio_s"]
+    else:
+        bark = Bark.from_pretrained(
+            asked["checkpoint"],
+            device=asked["device"],
+            compile=asked["compile"],
+            **systems.options_of(asked["format"]),
+        )
+        found = {"load_s": time.perf_counter() - start}
+        weights = systems.weights_bytes(*(getattr(bark, name) for name in systems.STAGES))
+        settings = GenerationConfig(max_semantic_tokens=asked["tokens"], min_eos_p=None)
+        clip = bark.generate(systems.TEXT, seed=0, config=settings)
+        audio = len(clip.audio) / clip.sample_rate
+        found["cache_mb"] = cache_bytes(bark, asked) / 1e6
+    found |= {"first_audio_s": time.time() - asked["begin"], "audio_s": audio, "weights_mb": weights / 1e6}
+    unit = 1 if sys.platform == "darwin" else 1024
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    if torch.device(asked["device"]).type == "cuda":
+        found["gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return {key: rounded(value) for key, value in found.items()}
+
+
+def cache_bytes(bark: Bark, asked: dict) -> int:
+    """Bytes of the larger of the two stages' caches for this work; one is in memory at a time."""
+    t = bark.config.tokens
+    coarse = min(t.coarse_steps(asked["tokens"]), t.max_coarse_history + t.coarse_window)
+    largest = 0
+    for model, positions in (
+        (bark.semantic, PROMPT + asked["tokens"] - 1),
+        (bark.coarse, t.n_coarse_semantic + 1 + coarse),
+    ):
+        cache = bark.engine.cache(model, positions)
+        largest = max(largest, cache.keys.nbytes + cache.values.nbytes)
+    return largest
+
+
+def measure(options: Namespace) -> dict:
+    """A process a variant, and one for transformers where it is a peer. Linux only for "own_mb"."""
+    asked = {
+        "tokens": options.tokens,
+        "size": options.size,
+        "device": str(options.device),
+        "threads": torch.get_num_threads(),
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.checkpoint:
+            note("writing a checkpoint")
+            config = getattr(BarkConfig, options.size)()
+            Bark.from_config(config, device="cpu").save_pretrained(Path(folder) / "checkpoint")
+        asked["checkpoint"] = options.checkpoint or str(Path(folder) / "checkpoint")
+        if options.peers == "auto" or "transformers" in options.peers:
+            if systems.installed("transformers"):
+                peer = asked | {"system": "transformers", "format": options.peer_dtype}
+                found[f"transformers {options.peer_dtype}"] = in_process(peer)
+        for format, compile in variants_of(options):
+            variant = asked | {"system": "barklite", "format": format, "compile": compile}
+            found[systems.label(format, compile)] = in_process(variant)
+    return {"checkpoint": "given" if options.checkpoint else "random weights", "systems": found}
+
+
+def in_process(asked: dict) -> dict:
+    """`child` in a new process, and the peak of that process's own memory in MB."""
+    note(f"  in a process of its own: {asked['system']} {asked['format']}")
+    text = json.dumps(asked | {"begin": time.time()})
+    done = run(["-m", "benchmarks.memory", text])
+    return json.loads(done["output"].splitlines()[-1]) | {"own_mb": rounded(done["own"])}
+
+
+if __name__ == "__main__":
+    print(json.dumps(child(json.loads(sys.argv[1]))))

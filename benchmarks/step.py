@@ -1,0 +1,60 @@
+"""One step of one token, alone: its milliseconds, the bytes that it must read, and its share of the ceiling."""
+
+import time
+
+import torch
+
+from barklite import Bark, SamplingConfig
+from barklite.generate import Choice
+from barklite.gpt import GPT
+
+from .ceiling import synchronize
+
+PROMPT = 257  # positions of the semantic prompt
+STEPS = 100
+
+
+def eligible(bark: Bark, name: str) -> slice:
+    """The ids whose logits a step of this stage needs: 10,001 semantic ones, or one codebook of 1024."""
+    t = bark.config.tokens
+    start, n = (0, t.semantic_eos + 1) if name == "semantic" else (t.semantic_vocab_size, t.codebook_size)
+    return slice(start, start + n)
+
+
+def step_bytes(model: GPT, vocab: slice, filled: float, cache_itemsize: int) -> float:
+    """Bytes that one step cannot but read.
+
+    The weights of every block as stored, the head's rows in `vocab`, and the keys and values of `filled`
+    positions, `cache_itemsize` bytes a number. Embeddings and the last normalisation are a row each: nothing.
+    """
+    blocks = sum(tensor.nbytes for tensor in (*model.h.parameters(), *model.h.buffers()))
+    head = sum(tensor[vocab].nbytes for tensor in (*model.lm_head.parameters(), *model.lm_head.buffers()))
+    return blocks + head + 2 * model.config.n_layer * model.config.n_embd * filled * cache_itemsize
+
+
+@torch.no_grad()
+def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
+    """Seconds and bytes a step, the mean of `steps` behind a prompt of 257 positions.
+
+    name: "semantic" or "coarse". An engine that runs several steps at a time runs them so, draws included.
+    """
+    model, engine, vocab = getattr(bark, name), bark.engine, eligible(bark, name)
+    ids = torch.randint(vocab.start, vocab.stop, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    cache = engine.cache(model, PROMPT + steps)
+    model(ids.to(bark.device), cache=cache, last=True, vocab=vocab)
+    token = ids[:, :1].to(bark.device)
+    chunks = [min(engine.chunk, steps - start) for start in range(0, steps, engine.chunk)]
+    choice = Choice(vocab.start, vocab.stop, SamplingConfig(0.7), "suno", vocab.stop - vocab.start)
+    generator = torch.Generator(bark.device).manual_seed(0)
+
+    synchronize(bark.device)
+    start = time.perf_counter()
+    for n in chunks:
+        if engine.chunk == 1:
+            engine.step(model, token, cache, vocab)
+        else:
+            engine.decode(model, token[0], cache, choice.noise(n, generator), [choice] * n)
+    synchronize(bark.device)
+    seconds = (time.perf_counter() - start) / steps
+    filled = PROMPT + (steps + 1) / 2  # the mean over the steps
+    return {"seconds": seconds, "bytes": step_bytes(model, vocab, filled, cache.keys.element_size())}
