@@ -98,6 +98,8 @@ def _speak(arguments: list[str]) -> int:
         options.model,
         device=options.device,
         dtype=options.dtype,
+        compile=options.compile,
+        quantize=options.quantize,
         offload=options.offload,
         revision=options.revision,
     )
@@ -240,6 +242,10 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--revision", help="branch, tag or commit of a Hub id")
     group.add_argument("--device", help="cuda, mps or cpu (default: the first that is there)")
     group.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the checkpoint's)")
+    group.add_argument("--quantize", help="int8, or on the CPU int4: smaller weights, other tokens")
+    group.add_argument(
+        "--compile", action="store_true", help="compile the steps: slow the first time, then faster"
+    )
     group.add_argument("--offload", action="store_true", help="keep one model at a time on the device")
 
 

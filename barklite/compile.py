@@ -1,8 +1,8 @@
-"""Faster engines for `generate`: on the CPU a compiled step, on CUDA steps captured in graphs.
+"""`compile=True`: a faster engine for `generate`, applied from outside.
 
-Both are applied from outside. On the CPU one block's step for one token becomes a C++ function (PyTorch's
+On CUDA that is graphs.py. On the CPU one block's step for one token becomes a C++ function (PyTorch's
 AOTInductor), with weights and cache as arguments: every layer of both models calls it, and it is kept on disk
-for the next process. On CUDA a whole step, draw included, is one graph (see `Graphs`).
+for the next process.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from . import quantize
 from .generate import Engine
 from .gpt import GPT
+from .graphs import Graphs
 from .hub import cache_directory
 
 
@@ -36,7 +37,7 @@ def check_compile(compile: bool, device: torch.device) -> None:
 
 def engine_for(semantic: GPT, coarse: GPT, device: torch.device) -> Engine:
     """The fastest engine there is for two models on `device`; what it has to compile it compiles now."""
-    return CompiledSteps([semantic, coarse])
+    return CompiledSteps([semantic, coarse]) if device.type == "cpu" else Graphs([semantic, coarse], device)
 
 
 # --- one token on the CPU -----------------------------------------------------------------------------------

@@ -455,7 +455,7 @@ def test_bad_stream_input_raises_at_once(tiny):
 @pytest.mark.parametrize("options, message", [
     (dict(device="tpu"), "device 'tpu' cannot be used"),
     (dict(device="meta"), "device 'meta' holds no numbers"),
-    (dict(compile=True), "not available in this version"), (dict(quantize="int8"), "not available"),
+    (dict(compile="yes"), "compile is 'yes'"), (dict(quantize="int1"), "quantize is 'int1'; choose None or"),
     (dict(dtype=[]), "choose one of"),
     (dict(revision="main"), "a revision belongs to a Hub id"),
     (dict(dtype="int8"), "dtype is 'int8'; choose one of"),

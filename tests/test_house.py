@@ -30,6 +30,7 @@ ORDER = [
     "barklite.checkpoint",
     "barklite.hub",
     "barklite.quantize",
+    "barklite.graphs",
     "barklite.compile",
     "barklite.clip",
     "barklite.bark",

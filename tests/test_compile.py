@@ -1,0 +1,349 @@
+"""Engines: compiled steps on the CPU, and the graphs' logic, which without a GPU runs uncaptured."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, compile, generate, graphs
+from barklite.config import FineConfig, GPTConfig
+from tests import builders
+
+VOICE = builders.voice("announcer")
+GREEDY = SamplingConfig(0)
+SUNO = GenerationConfig(max_seconds=2.0)
+SETTINGS = {
+    "suno": SUNO,
+    "transformers": GenerationConfig.transformers(max_seconds=2.0),
+    "filters": replace(SUNO, semantic=SamplingConfig(0.9, 50, 0.8), coarse=SamplingConfig(0.6, 20, 0.9)),
+    "greedy": replace(SUNO, semantic=GREEDY, coarse=GREEDY, fine=GREEDY),
+}
+
+
+def wide(**options):
+    """Two layers of width 64, so that int4 has groups of 32."""
+    size = dict(n_layer=2, n_head=2, n_embd=64)
+    config = replace(
+        BarkConfig.tiny(),
+        semantic=GPTConfig(input_vocab_size=129_600, output_vocab_size=10_048, **size),
+        coarse=GPTConfig(input_vocab_size=12_096, output_vocab_size=12_096, **size),
+        fine=FineConfig(**size),
+    )
+    return Bark.from_config(config, seed=2, device="cpu", **options)
+
+
+def same(one, two):
+    return one.codes.tolist() == two.codes.tolist() and one.semantic.tolist() == two.semantic.tolist()
+
+
+def with_engine(bark, engine):
+    """The same models with another engine."""
+    models = {name: getattr(bark, name) for name in ("semantic", "coarse", "fine", "codec")}
+    other = Bark(bark.config, bark.tokenizer, models)
+    other.engine = engine
+    return other
+
+
+# --- the CPU's compiled steps -------------------------------------------------------------------------------
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Barks with compiled steps by format, and the cache that they share; each is compiled once."""
+    cache, made = tmp_path_factory.mktemp("compiled"), {}
+
+    def get(monkeypatch, **options):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        key = str(options)
+        if key not in made:
+            made[key] = wide(compile=True, **options)
+        return made[key]
+
+    return get
+
+
+@needs_compiler
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("voice", [None, VOICE], ids=["no voice", "voice"])
+def test_compiled_steps_give_the_same_tokens(config, voice, compiled, monkeypatch):
+    bark = compiled(monkeypatch)
+    assert isinstance(bark.engine, compile.CompiledSteps)
+    plain = with_engine(bark, generate.PLAIN)
+    assert same(bark.generate("Hello", voice, 1, config), plain.generate("Hello", voice, 1, config))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "options", [dict(dtype="float16"), dict(quantize="int8"), dict(quantize="int4")], ids=str
+)
+def test_compiled_steps_of_small_weights(options, compiled, monkeypatch):
+    """Logits near those of the modules: activations are rounded there, and here the cache is."""
+    bark = compiled(monkeypatch, **options)
+    ids, vocab = (
+        torch.randint(0, 10_000, (1, 40), generator=torch.Generator().manual_seed(1)),
+        slice(0, 10_001),
+    )
+    with torch.no_grad():
+        logits = []
+        for engine in (generate.PLAIN, bark.engine):
+            cache = engine.cache(bark.semantic, 40)
+            bark.semantic(ids[:, :30], cache=cache)
+            logits.append(
+                torch.cat(
+                    [engine.step(bark.semantic, ids[:, i : i + 1], cache, vocab) for i in range(30, 40)]
+                )
+            )
+    p, q = (x.log_softmax(-1) for x in logits)
+    assert float((p.exp() * (p - q)).sum(-1).mean()) < 2e-4
+    assert cache.keys.dtype == torch.bfloat16
+    assert not p.equal(q)
+    assert bark.generate("Hello", VOICE, 1, SUNO).codes.shape[0] == 8
+
+
+@needs_compiler
+def test_compiled_once(compiled, monkeypatch, capsys):
+    """The second Bark loads from disk what the first one compiled."""
+    first = compiled(monkeypatch)
+    capsys.readouterr()
+
+    def refuse(*_):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(compile, "compile_to", refuse)
+    second = wide(compile=True)
+    assert second.engine.seconds == 0.0
+    assert capsys.readouterr().err == ""
+    assert same(first.generate("a", seed=1, config=SUNO), second.generate("a", seed=1, config=SUNO))
+    with pytest.raises(AssertionError, match="compiled again"):
+        Bark.from_config(BarkConfig.tiny(), device="cpu", compile=True)  # another size
+
+
+def test_a_damaged_package_is_made_again(tmp_path, monkeypatch):
+    made = []
+
+    def compile_to(module, example, shapes, path):
+        made.append(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"good")
+
+    def load(path):
+        if path.read_bytes() != b"good":
+            raise RuntimeError("not a package")
+        return path
+
+    monkeypatch.setattr(compile, "compile_to", compile_to)
+    monkeypatch.setattr(compile, "_load", load)
+    model = wide().semantic
+    compile.CompiledSteps([model])
+    assert len(made) == 2  # a block and a head
+    made[0].write_bytes(b"bad")
+    compile.CompiledSteps([model])
+    assert [path.name for path in made].count(made[0].name) == 2
+    assert len(made) == 3
+
+
+def test_no_compiler(monkeypatch):
+    import torch._inductor
+
+    def broken(*_, **__):
+        raise RuntimeError("No working C++ compiler found\nin many lines")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", broken)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .*: No working C\+\+ compiler found$"):
+        wide(compile=True)
+    assert not list(compile.cache_directory().rglob("*.pt2"))
+
+
+def test_bad_arguments():
+    for given in (1, "yes", None):
+        with pytest.raises(ValueError, match="compile is"):
+            Bark.from_config(BarkConfig.tiny(), device="cpu", compile=given)
+    with pytest.raises(ValueError, match="works on the CPU and on CUDA, not on mps"):
+        compile.check_compile(True, torch.device("mps"))
+
+
+# --- graphs -------------------------------------------------------------------------------------------------
+
+
+def uncaptured(bark, compiler=lambda function, **_: function):
+    engine = graphs.Graphs([bark.semantic, bark.coarse], torch.device("cpu"), compiler)
+    return with_engine(bark, engine)
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("voice", [None, VOICE], ids=["no voice", "voice"])
+def test_graphs_give_the_same_tokens(config, voice, tiny):
+    bark = uncaptured(tiny)
+    for seed in (1, 2):  # the second finds the first one's caches
+        one, two = (b.generate("Hello", voice, seed, config) for b in (tiny, bark))
+        assert same(one, two)
+        assert np.allclose(one.audio, two.audio, atol=1e-5)
+
+
+@pytest.mark.parametrize("min_eos_p", [0.00012, 0.00016, 0.0002, 0.00025, 0.0003])
+def test_an_end_within_a_chunk(min_eos_p, tiny):
+    """What a chunk drew beyond the end is dropped, and its noise goes back to the row's generator."""
+    config, bark = replace(SUNO, min_eos_p=min_eos_p, max_seconds=4.0), uncaptured(tiny)
+    for seed in range(4):
+        rows, generators = [], []
+        for b in (tiny, bark):
+            generators.append(torch.Generator().manual_seed(seed))
+            rows.append(b.text_to_semantic(["Hello"], seeds=generators[-1:], config=config)[0])
+        assert torch.equal(*rows)
+        assert torch.equal(*(g.get_state() for g in generators))
+
+
+def test_ends_fall_within_chunks(tiny):
+    """Of the test above: some of its rows do end, and not only at a chunk's end."""
+    lengths = [
+        len(
+            tiny.text_to_semantic(["Hello"], seeds=[s], config=replace(SUNO, min_eos_p=p, max_seconds=4.0))[0]
+        )
+        for p in (0.00016, 0.0002, 0.00025)
+        for s in range(4)
+    ]
+    assert len({n % graphs.Graphs.chunk for n in lengths if n < 199}) >= 3, lengths
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU."""
+
+    forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.forbidden, f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+def test_no_synchronisation_within_a_chunk(config, tiny, monkeypatch):
+    chunks, decode = [], graphs.Graphs.decode
+
+    def watched(self, *arguments):
+        chunks.append(len(arguments[-1]))
+        with NoSynchronisation():
+            return decode(self, *arguments)
+
+    if config.coarse.top_p is not None and config.rules == "suno":
+        monkeypatch.setattr("barklite.sampling._cumulative", lambda x: x.softmax(-1).cumsum(-1))  # as on CUDA
+    monkeypatch.setattr(graphs.Graphs, "decode", watched)
+    uncaptured(tiny).generate("Hello", seed=1, config=config)
+    assert chunks[:2] == [graphs.Graphs.chunk] * 2
+    assert max(chunks) == graphs.Graphs.chunk
+    with pytest.raises(AssertionError, match="waits for the device"), NoSynchronisation():
+        torch.ones(1).item()
+
+
+def test_shapes_are_static(tiny):
+    """A block is traced whole, once a bucket and size, however many layers, models, texts and lengths."""
+    traced = []
+
+    def backend(graph, example):
+        traced.append([tuple(x.shape) for x in example])
+        return graph.forward
+
+    torch._dynamo.reset()
+    bark = uncaptured(tiny, lambda function, **options: torch.compile(function, backend=backend, **options))
+    buckets = tiny.semantic.config.block_size // graphs.Graphs.bucket
+    assert len(traced) == buckets
+    for seed, text in enumerate(("Hello", "Hello world, hello again")):
+        config = replace(SUNO, max_seconds=1.0 + seed)
+        assert same(
+            bark.generate(text, seed=seed, config=config), tiny.generate(text, seed=seed, config=config)
+        )
+    assert len(traced) == buckets
+    kept = len(bark.engine._graphs)
+    bark.generate("a third text", VOICE, seed=5, config=replace(SUNO, max_seconds=1.7))
+    bark.generate("a third text", seed=5, config=replace(SUNO, max_seconds=1.9))
+    assert len(bark.engine._graphs) <= kept + 7 + 6  # a voice's fine window starts elsewhere; longer caches
+    torch._dynamo.reset()
+
+
+def test_fine_and_codec_of_any_length(tiny):
+    """Rows are cut from bucketed shapes: the same logits and samples."""
+    engine = uncaptured(tiny).engine
+    codes = torch.randint(0, 1024, (1, 8, 1024), generator=torch.Generator().manual_seed(0))
+    vocab = slice(0, 1024)
+    with torch.no_grad():
+        for rows in (slice(0, 1024), slice(0, 300), slice(130, 1024), slice(512, 700)):
+            expected = tiny.fine(7, codes, rows=rows, vocab=vocab)[0]
+            assert torch.allclose(engine.fine(tiny.fine, 7, codes, rows, vocab), expected, atol=1e-5)
+        for T in (1, 6, 15, 16, 127, 128, 129, 300):
+            expected = tiny.codec.decode(codes[..., :T])
+            found = engine.decode_audio(tiny.codec, codes[..., :T])
+            assert found.shape == expected.shape == (1, 320 * T)
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_graphs_of_moved_weights_are_dropped(tiny):
+    bark = uncaptured(tiny)
+    bark.generate("Hello", seed=1, config=SUNO)
+    engine, model = bark.engine, tiny.semantic
+    before = {key for key in engine._graphs if key[0] is model}
+    others = len(engine._graphs) - len(before)
+    kept = model.wpe.weight.data
+    try:
+        model.wpe.weight.data = kept.clone()
+        engine._forget_moved(model)
+    finally:
+        model.wpe.weight.data = kept
+    assert before
+    assert len(engine._graphs) == others
+
+
+# --- exact savings of the plain path ------------------------------------------------------------------------
+
+
+def test_the_last_block_computes_what_is_read(tiny):
+    ids = torch.randint(0, 10_000, (2, 30), generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(2, 1, 30, 30, generator=torch.Generator().manual_seed(1)) < 0.8
+    mask |= torch.eye(30, dtype=torch.bool)
+    with torch.no_grad():
+        for options in ({}, dict(mask=mask), dict(mask=mask[..., :1, :])):
+            whole, last = (tiny.semantic(ids, last=only, **options)[0] for only in (False, True))
+            assert torch.allclose(last, whole[:, -1:], atol=1e-5)
+        codes = torch.randint(0, 1024, (2, 8, 50), generator=torch.Generator().manual_seed(0))
+        mask = torch.rand(2, 1, 50, 50, generator=torch.Generator().manual_seed(1)) < 0.8
+        mask |= torch.eye(50, dtype=torch.bool)
+        for options in ({}, dict(mask=mask), dict(mask=mask[:, :, :1] | torch.ones(1, dtype=torch.bool))):
+            whole = tiny.fine(3, codes, **options)[0]
+            assert torch.allclose(
+                tiny.fine(3, codes, rows=slice(20, 31), **options)[0], whole[:, 20:31], atol=1e-5
+            )
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("options", [
+    dict(dtype="float32"), dict(dtype="bfloat16"), dict(dtype="float16"),
+    dict(dtype="bfloat16", quantize="int8"),
+    dict(dtype="float32", offload=True),
+], ids=str)  # fmt: skip
+def test_captured_steps(options, native):
+    """Captured and compiled, in float32 with greedy draws the plain path's tokens; a seed repeats itself."""
+    bark = Bark.from_pretrained(native, device="cuda", compile=True, **options)
+    clips = [bark.generate("Hello", VOICE, 1, SUNO) for _ in range(2)]
+    assert same(*clips)
+    if options["dtype"] == "float32":
+        plain = Bark.from_pretrained(native, device="cuda", dtype="float32")
+        greedy = SETTINGS["greedy"]
+        assert same(bark.generate("Hello", VOICE, 1, greedy), plain.generate("Hello", VOICE, 1, greedy))
+
+
+@pytest.mark.cuda
+def test_a_new_text_captures_nothing(native):
+    bark = Bark.from_pretrained(native, device="cuda", compile=True)
+    bark.generate("Hello", seed=1, config=SUNO)
+    kept = set(bark.engine._graphs)
+    bark.generate("Hello again", seed=2, config=SUNO)
+    assert set(bark.engine._graphs) == kept
