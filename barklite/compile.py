@@ -205,7 +205,12 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, pa
         exported = torch.export.export(module, example, dynamic_shapes=shapes)
         unfinished = path.with_name(f".{path.stem}-{time.time_ns()}.pt2")
         try:
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(unfinished))
+            options = {
+                "cpp.enable_floating_point_contract_flag": "fast"
+            }  # products and sums in one instruction
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(unfinished), inductor_configs=options
+            )
             unfinished.replace(path)
         except Exception as error:  # every stage of the compiler has its own classes
             raise ValueError(

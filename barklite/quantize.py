@@ -175,9 +175,9 @@ class Norm16(nn.Module):
 
 
 class Attention16(Attention):
-    """Long bidirectional attention (the fine model's) in bfloat16, two heads at a time, as caches hold."""
+    """Attention of many rows in bfloat16, two heads at a time, as caches hold."""
 
-    heads, least = 2, 256
+    heads, least = 2, 128
 
     def __init__(self, plain: Attention):
         nn.Module.__init__(self)
@@ -185,18 +185,31 @@ class Attention16(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         B, H, T, d = q.shape
-        plain = mask is not None or causal or self.least > T or q.device.type != "cpu"
+        plain = mask is not None or self.least > T or q.device.type != "cpu"
         if plain or wide_dtype() != torch.bfloat16 or torch.is_grad_enabled():
             return super().attend(q, k, v, mask, causal)
         q, k, v = (
             t.to(torch.bfloat16, memory_format=torch.contiguous_format).flatten(0, 1) for t in (q, k, v)
         )
         y = torch.empty_like(q)  # (B H, T, d)
-        for heads in torch.arange(B * H).split(self.heads):
-            h = slice(int(heads[0]), int(heads[-1]) + 1)
-            scores = torch.baddbmm(q.new_empty(1, 1, 1), q[h], k[h].mT, beta=0, alpha=d**-0.5)
-            torch.bmm(torch.softmax(scores, -1, out=scores), v[h], out=y[h])
+        # Causal rows come in pieces: none is multiplied with keys that lie behind the last of its piece.
+        pieces = 4 if causal else 1
+        for start in range(0, T, step := -(-T // pieces)):
+            rows = slice(start, min(start + step, T))
+            S = rows.stop if causal else k.shape[1]
+            allowed = _causal(rows.start, rows.stop) if causal else q.new_empty(1, 1, 1)
+            for first in range(0, B * H, self.heads * pieces):
+                h = slice(first, first + self.heads * pieces)
+                scores = torch.baddbmm(allowed, q[h, rows], k[h, :S].mT, beta=int(causal), alpha=d**-0.5)
+                torch.bmm(torch.softmax(scores, -1, out=scores), v[h, :S], out=y[h, rows])
         return y.float().view(B, H, T, d)
+
+
+@functools.lru_cache(maxsize=16)
+def _causal(start: int, stop: int) -> Tensor:
+    """What queries start .. stop - 1 add to the scores of keys 0 .. stop - 1, (1, T, S)."""
+    later = torch.ones(stop - start, stop, dtype=torch.bool).triu(start + 1)
+    return torch.zeros(1, *later.shape, dtype=torch.bfloat16).masked_fill_(later, -torch.inf)
 
 
 # --- 8 bits -------------------------------------------------------------------------------------------------
@@ -239,7 +252,7 @@ class Linear8(nn.Module):
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
         elif self.int8_activations and has_int8_products():
-            largest = torch.linalg.vector_norm(flat, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-30) / 127
+            largest = flat.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
             y = torch._int_mm((flat / largest).round_().to(torch.int8), weight.t()).float().mul_(largest)
         else:
             y = _many(flat, weight)  # every int8 is exact in bfloat16
