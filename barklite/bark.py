@@ -108,7 +108,10 @@ class Bark:
         for name in checkpoint.MODELS:
             models[name] = checkpoint.load_model(opened, name, place, None if name == "codec" else dtype)
             if name != "codec":
-                quantizing.shrink(models[name], quantize, device)
+                mapped = (
+                    opened.state(name) if quantize and device.type == "cpu" else {}
+                )  # nothing is read yet
+                quantizing.shrink(models[name], quantize, device, mapped.get("wte.weight"))
         bark = cls(opened.config, opened.tokenizer, models, device, offload, compile)
         bark._checkpoint = opened
         source = (repo, revision) if repo else (hub.VOICES_REPO, None)

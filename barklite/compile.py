@@ -105,6 +105,10 @@ class BlockStep(nn.Module):
         self.products = [row_product(linear) for linear in linears(block)]
         self.counts = [len(tensors(linear)) for linear in linears(block)]
 
+    def settings(self) -> tuple:
+        """What of the compiled code is not in its arguments' shapes."""
+        return self.n_head, self.eps, [product.__qualname__ for product in self.products]
+
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, ln_1: Tensor, ln_2: Tensor, *weights: Tensor):
         """x (D,) and keys and values (H, S, d), whose last position is still to be written -> (D,)."""
         weights = iter(weights)
@@ -126,6 +130,10 @@ class HeadStep(nn.Module):
     def __init__(self, model: GPT):
         super().__init__()
         self.eps, self.product = model.ln_f.eps, row_product(model.lm_head)
+
+    def settings(self) -> tuple:
+        """What of the compiled code is not in its arguments' shapes."""
+        return self.eps, self.product.__qualname__
 
     def forward(self, x: Tensor, ln_f: Tensor, *weights: Tensor) -> Tensor:
         return self.product(*weights, stored(F.layer_norm(x, x.shape, ln_f.float(), eps=self.eps)))
@@ -222,18 +230,21 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, pa
 
 
 def _load(path: Path) -> Callable:
-    import torch._inductor
+    """A package as a function. RuntimeError if it is damaged."""
+    try:  # the C++ class itself: no second is spent importing the compiler, and a call costs less
+        run = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1).run
+    except (AttributeError, TypeError):  # another PyTorch
+        from torch._inductor import aoti_load_package
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch._inductor.aoti_load_package(str(path))
+        return aoti_load_package(str(path))
+    return lambda *given: run(list(given))[0]
 
 
 def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
     """A file name for what is compiled: another for other code, PyTorch, processor, shapes and dtypes."""
     what = [inspect.getsource(sys.modules[__name__]), inspect.getsource(quantize), torch.__version__]
     what += [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
-    what += [type(module).__name__, str(sorted((k, str(v)) for k, v in vars(module).items() if k[0] != "_"))]
+    what += [type(module).__name__, str(module.settings())]
     what += [f"{tuple(t.shape)} {t.stride()} {t.dtype}" for t in example]
     return hashlib.sha256("\0".join(what).encode()).hexdigest()[:32]
 

@@ -27,18 +27,29 @@ GROUP = 32  # inputs that share an int4 scale
 SIXTEEN = (torch.float16, torch.bfloat16)
 
 
-def shrink(model: GPT | FineGPT, quantize: str | None, device: torch.device | str) -> None:
+def shrink(
+    model: GPT | FineGPT, quantize: str | None, device: torch.device | str, table: Tensor | None = None
+) -> None:
     """Give a token model that is on the CPU the modules for running on `device`, in place.
 
     quantize: "int8", "int4" or None, which leaves all as it is but for 16-bit weights on a CPU. The names of
-    the remaining parameters do not change. ValueError for a format that the device has no kernels for.
+    the remaining parameters do not change. table: `wte.weight` as it lies in a mapped file, to be looked up
+    there, exact, where else a rounded copy would fill memory. ValueError for a format that the device has no
+    kernels for.
     """
     check_format(quantize, device)
     on_cpu = torch.device(device).type == "cpu"
     sixteen = model.wpe.weight.dtype in SIXTEEN
     if quantize is None and not (on_cpu and sixteen):
         return
+    if quantize is not None and table is not None and on_cpu:
+        del model.wte
     _swap(model, quantize, on_cpu, isinstance(model, FineGPT))
+    if quantize is not None:
+        for parameter in model.parameters():  # no view keeps the file mapped that the large weights came from
+            parameter.data = parameter.data.clone()
+    if quantize is not None and table is not None and on_cpu:
+        model.wte = Embedding16(table)
 
 
 def check_format(quantize: str | None, device: torch.device | str) -> None:
@@ -147,7 +158,7 @@ class Head16(Linear16):
 
 
 class Embedding16(nn.Module):
-    """A table (V, D) in 16 bits whose rows come out in float32."""
+    """A table (V, D), in 16 bits or in a file, whose rows come out in float32."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype | None = None):
         super().__init__()
@@ -218,7 +229,7 @@ def _causal(start: int, stop: int) -> Tensor:
 def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(out, in) -> int8 of that shape and float32 scales (out,): the largest of a row becomes 127."""
     rounded, scales = torch.empty_like(weight, dtype=torch.int8), []
-    for part, into in zip(weight.detach().split(4096), rounded.split(4096), strict=True):  # no second copy
+    for part, into in zip(weight.detach().split(256), rounded.split(256), strict=True):  # no second copy
         part = part.float()
         scale = part.abs().amax(-1).clamp(min=1e-30) / 127
         into.copy_((part / scale[:, None]).round())
@@ -252,8 +263,10 @@ class Linear8(nn.Module):
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
         elif self.int8_activations and has_int8_products():
-            largest = flat.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
-            y = torch._int_mm((flat / largest).round_().to(torch.int8), weight.t()).float().mul_(largest)
+            y = flat.new_empty(len(flat), len(weight))
+            for part, into in zip(flat.split(256), y.split(256), strict=True):  # as caches hold
+                largest = part.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
+                into.copy_(torch._int_mm((part / largest).round_().to(torch.int8), weight.t())).mul_(largest)
         else:
             y = _many(flat, weight)  # every int8 is exact in bfloat16
         return y.mul_(scale).to(x.dtype).view(*x.shape[:-1], len(scale))

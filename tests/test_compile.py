@@ -1,7 +1,10 @@
 """Engines: compiled steps on the CPU, and the graphs' logic, which without a GPU runs uncaptured."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, compile
 from barklite.config import FineConfig, GPTConfig
 from tests import builders
 
+ROOT = Path(__file__).resolve().parents[1]
 VOICE = builders.voice("announcer")
 GREEDY = SamplingConfig(0)
 SUNO = GenerationConfig(max_seconds=2.0)
@@ -123,6 +127,28 @@ def test_compiled_once(compiled, monkeypatch, capsys):
     assert same(first.generate("a", seed=1, config=SUNO), second.generate("a", seed=1, config=SUNO))
     with pytest.raises(AssertionError, match="compiled again"):
         Bark.from_config(BarkConfig.tiny(), device="cpu", compile=True)  # another size
+
+
+KEYS = """
+from barklite import compile
+from tests.test_compile import wide
+model = wide(quantize="int4").semantic
+block = compile.BlockStep(model.h[0]), compile.RowCache(model, compile.cache_dtype(model)).layers[0][:4]
+head = compile.HeadStep(model), compile.tensors(model.lm_head)
+print(*(compile._key(*part) for part in (block, head)))
+"""
+
+
+def test_keys_hold_for_the_next_process():
+    """Regression: an address in the key made every process compile anew."""
+    keys = [
+        subprocess.run(
+            [sys.executable, "-c", KEYS], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert keys[0] == keys[1]
+    assert len({*keys[0].split()}) == 2
 
 
 def test_a_damaged_package_is_made_again(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def relative(found, expected):
 
 
 def test_int8_rounds_to_the_nearest():
-    weight = random(5000, 24)  # more rows than are rounded at a time
+    weight = random(700, 24)  # more rows than are rounded at a time
     weight[7] = 0
     rounded, scale = quantize.round_rows(weight)
     error = (rounded * scale[:, None] - weight).abs()

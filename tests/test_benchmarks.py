@@ -1,0 +1,201 @@
+"""The benchmark harness at tiny size: it runs, its last line is JSON, and what it counts is right."""
+
+import json
+
+import pytest
+import torch
+
+from barklite import Bark, BarkConfig
+from benchmarks import __main__ as harness
+from benchmarks import ceiling, jobs, quality, step, systems
+
+SMALL = ["--size", "tiny", "--tokens", "8", "--formats", "float32,int8", "--compile", "no", "--repeats", "1"]
+
+
+def last_line(capsys) -> tuple[dict, str]:
+    """The JSON that a command printed last, and all that it printed."""
+    text = capsys.readouterr().out
+    return json.loads(text.splitlines()[-1]), text
+
+
+def numbers(value) -> list[float]:
+    """Every number in nested JSON."""
+    if isinstance(value, dict):
+        return [x for entry in value.values() for x in numbers(entry)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+def test_the_job_beside_transformers(capsys):
+    pytest.importorskip("transformers", reason="the peer, transformers, is not installed")
+    harness.main([*SMALL, "--device", "cpu", "--peers", "transformers"])
+    result, text = last_line(capsys)
+    assert {"benchmark", "size", "work", "machine", "ceiling", "systems"} <= result.keys()
+    assert result["work"] == {"semantic_tokens": 8, "coarse_tokens": 24, "frames": 12, "audio_s": 0.16}
+    assert result["machine"]["threads"] == torch.get_num_threads()
+    assert min(numbers(result["ceiling"])) > 0
+    assert list(result["systems"]) == ["transformers float32", "barklite float32", "barklite int8"]
+    for name, one in result["systems"].items():
+        assert set(one["seconds"]) == {*systems.STAGES, "whole"}
+        assert min(numbers(one["seconds"]) + numbers(one["audio_s_per_s"])) > 0
+        assert one["seconds"]["whole"]["n"] == (2 if one["peer"] else 1)  # the peer once more at the end
+        assert name in text
+    for name in ("barklite float32", "barklite int8"):
+        one = result["systems"][name]
+        assert min(numbers(one["bare_step"])) > 0
+        assert set(one["times_faster_than"]["transformers float32"]) == {*systems.STAGES, "whole"}
+    sizes = {name: one["weights_bytes"] for name, one in result["systems"].items()}
+    assert sizes["barklite int8"] < sizes["barklite float32"] < sizes["transformers float32"]
+
+
+def test_without_peers_and_with_too_much_work_left(capsys, monkeypatch):
+    monkeypatch.setattr(jobs, "QUICK_S", 0.0)
+    harness.main([*SMALL, "--device", "cpu", "--peers", "none", "--quick"])
+    result, text = last_line(capsys)
+    assert result["quick"]
+    assert "THE QUICK ONE" in text
+    assert result["skipped"] == ["barklite float32", "barklite int8"]
+    assert result["systems"] == {}
+
+
+def test_a_step_reads_what_it_must():
+    """Against a count by hand, for weights in float32, bfloat16 and int8."""
+    config = BarkConfig.tiny()
+    layers, width, vocab, filled = config.semantic.n_layer, config.semantic.n_embd, slice(0, 10_001), 300
+    products = 12 * width * width  # 3 D² + D² + 4 D² + 4 D²
+    outputs = 3 * width + width + 4 * width + width
+    cache = 2 * layers * filled * width
+    for options, block, head in (
+        ({"dtype": "float32"}, 4 * (products + 2 * width), 4 * width),
+        ({"dtype": "bfloat16"}, 2 * (products + 2 * width), 2 * width),
+        ({"quantize": "int8"}, products + 4 * outputs + 4 * 2 * width, width + 4),
+    ):
+        bark = Bark.from_config(config, device="cpu", **options)
+        expected = layers * block + 10_001 * head + 2 * cache
+        assert step.step_bytes(bark.semantic, vocab, filled, 2) == expected
+        measured = step.bare_step(bark, "coarse", steps=3)
+        assert measured["seconds"] > 0
+        assert measured["bytes"] > layers * block + 1024 * head
+
+
+def test_more_tokens_are_more_work():
+    config = BarkConfig.tiny()
+    assert systems.work(config, 200) == {
+        "semantic_tokens": 200,
+        "coarse_tokens": 600,
+        "frames": 300,
+        "audio_s": 4.0,
+    }
+    system = systems.Barklite(config, "float32", False, "cpu")
+    assert system.job(60)["semantic"] > system.job(2)["semantic"] > 0
+    assert system.weights_bytes() == sum(
+        4 * p.numel() for name in systems.STAGES for p in getattr(system.bark, name).state_dict().values()
+    )
+
+
+def test_spread_and_ratios():
+    assert jobs.spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "n": 3}
+    ours, theirs, work = jobs.Record(False), jobs.Record(True), {"audio_s": 4.0}
+    ours.seconds = {"fine": [1.0], "whole": [2.0]}
+    theirs.seconds = {"whole": [8.0], "audio": [8.0]}  # twice the audio in four times the time
+    assert ours.times_faster(theirs, work) == {"whole": 2.0}
+
+
+def test_a_job_that_ends_early_is_not_counted():
+    """A row that drew the end has done less work: other seeds are taken until none does."""
+    system = systems.Barklite(BarkConfig.tiny(), "float32", False, "cpu")
+    lengths, generate = [], system.bark.generate_batch
+
+    def watched(*arguments, **options):
+        clips = generate(*arguments, **options)
+        clip = clips[0]
+        if len(lengths) < 2:  # as if these seeds had ended early
+            object.__setattr__(clip, "semantic", clip.semantic[:-1])
+        lengths.append(len(clip.semantic))
+        return clips
+
+    system.bark.generate_batch = watched
+    assert system.job(4)["whole"] > 0
+    assert lengths == [3, 3, 4]
+    assert system.seed == 2
+
+
+def test_quality_of_float32_is_its_own(capsys):
+    quality.main(["--size", "tiny", "--formats", "float32,int4", "--device", "cpu"])
+    result, text = last_line(capsys)
+    assert result["weights"] == "random"
+    assert "RANDOM weights" in text
+    paths = result["formats"]["float32"]
+    assert set(paths) == {
+        *("semantic prompt", "coarse prompt", "fine 2 prompt", "fine 7 prompt"),
+        *("semantic step", "coarse step"),
+    }
+    for one in paths.values():
+        assert (one["kl_nats"], one["same_greedy"]) == (0, 1)
+    for path, one in result["formats"]["int4"].items():
+        assert 0 < one["kl_nats"] < 0.1, path
+        assert 0 < one["same_greedy"] < 1, path
+
+
+def test_the_two_paths_of_quality_see_the_same():
+    """The steps' logits are the rows of the one forward that answer for the same tokens."""
+    bark = Bark.from_config(BarkConfig.tiny(), device="cpu")
+    given = quality.inputs(bark, random=True)
+    many, one = quality.many_rows(bark, given), quality.one_row(bark, given, quality.PLAIN)
+    for name in ("semantic", "coarse"):
+        assert len(one[name]) == quality.STEPS
+        torch.testing.assert_close(one[name], many[name][1 : quality.STEPS + 1], atol=1e-5, rtol=0)
+
+
+def test_quality_of_a_checkpoint(native, capsys):
+    quality.main(["--checkpoint", str(native), "--formats", "float32", "--device", "cpu"])
+    result, text = last_line(capsys)
+    assert result["weights"] == "checkpoint"
+    assert "RANDOM" not in text
+    assert all(one["kl_nats"] == 0 for one in result["formats"]["float32"].values())
+
+
+@pytest.mark.parametrize("name", ["dtype", "length", "batch"])
+def test_a_sweep_draws(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    harness.main([*SMALL, "--device", "cpu", "--peers", "none", "--sweep", name, "--output", str(tmp_path)])
+    result, _ = last_line(capsys)
+    assert (tmp_path / f"sweep_{name}.png").read_bytes().startswith(b"\x89PNG")
+    points = [point for one in result["systems"].values() for point in one["points"]]
+    assert len(points) == {"dtype": 2, "length": 8, "batch": 8}[name]
+    assert min(numbers(points[0])) > 0
+
+
+def test_a_sweep_without_matplotlib_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match=r"barklite\[plot\]"):
+        harness.main([*SMALL, "--sweep", "dtype", "--output", str(tmp_path)])
+
+
+def test_a_trace_has_the_stages(tmp_path, capsys):
+    file = tmp_path / "trace.json"
+    harness.main([*SMALL, "--device", "cpu", "--profile", str(file)])
+    result, _ = last_line(capsys)
+    assert set(result["seconds_while_traced"]) == {*systems.STAGES, "whole"}
+    names = {event.get("name") for event in json.loads(file.read_text())["traceEvents"]}
+    assert set(systems.STAGES) <= names
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["--formats", "int5"], "'int5' is not one of"),
+        (["--tokens", "769"], "2 to 768"),
+        (["--bark-cpp", "main"], "belong together"),
+        (["--device", "abacus"], "cannot be used here"),
+    ],
+)
+def test_wrong_options_in_a_line(wrong, message, capsys):
+    with pytest.raises(SystemExit):
+        harness.main(wrong)
+    assert message in capsys.readouterr().err
+
+
+def test_the_ceiling_counts_what_it_reads():
+    found = ceiling.memory_speed("cpu", megabytes=1, seconds=0.0)
+    assert found["bytes_per_s"] > 1e7
+    assert ceiling.product_rates("cpu", seconds=0.0)["float32"] > 1e7
