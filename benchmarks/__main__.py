@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--tokens", type=int, metavar="N", help=f"semantic tokens ({TOKENS}; 40 if quick, 25 to profile)"
     )
-    made.add_argument("--formats", metavar="A,B", help=f"formats of the weights, of {','.join(FORMATS)} (all)")
+    made.add_argument(
+        "--formats", metavar="A,B", help=f"formats of the weights, of {','.join(FORMATS)} (all)"
+    )
     made.add_argument("--compile", choices=("both", "yes", "no"), help="compiled steps (both)")
     made.add_argument("--device", help="cpu or cuda (the best there is)")
     made.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (its own choice)")
@@ -46,11 +48,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--peers", default="auto", help="transformers,bark (Suno's own package), none, or auto: all installed"
     )
-    made.add_argument("--peer-dtype", choices=("float32", "bfloat16"), default="float32", help="transformers'")
+    made.add_argument(
+        "--peer-dtype", choices=("float32", "bfloat16"), default="float32", help="transformers'"
+    )
     made.add_argument("--bark-cpp", metavar="PATH", help="a bark.cpp binary, timed as a whole command")
     made.add_argument("--bark-cpp-model", metavar="FILE", help="its model")
     made.add_argument("--memory", action="store_true", help="also loading, first audio and memory")
-    made.add_argument("--checkpoint", metavar="DIR", help="for --memory; otherwise one is written and removed")
+    made.add_argument(
+        "--checkpoint", metavar="DIR", help="for --memory; otherwise one is written and removed"
+    )
     made.add_argument("--quick", action="store_true", help="less work and fewer variants: three minutes")
     made.add_argument("--sweep", choices=tuple(sweep.SWEEPS), help="a plot of how cost grows, as PNG")
     made.add_argument("--output", metavar="DIR", default=".", help="where --sweep puts its plot (here)")
@@ -70,7 +76,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         made.error(str(error))
     kind = options.device.type
     little = options.quick or bool(options.profile)
-    formats = sweep.SWEEPS.get(options.sweep) or ("int8", "int4", "float32") if little or options.sweep else FORMATS
+    formats = FORMATS
+    if little or options.sweep:
+        formats = sweep.SWEEPS.get(options.sweep, ("int8", "int4", "float32"))
     named = options.formats.split(",") if options.formats else [*formats]
     for name in named:
         if name not in FORMATS:

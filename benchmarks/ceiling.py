@@ -100,8 +100,14 @@ def machine(device: torch.device | str) -> dict:
     return described
 
 
+def counted(n: int, what: str) -> str:
+    """ "1 core", "2 cores"."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def in_words(described: dict) -> str:
     """`machine` in a line."""
-    text = f"{described['cpu']}, {described['cores']} cores, {described['threads']} threads"
+    text = f"{described['cpu']}, {counted(described['cores'], 'core')}, "
+    text += counted(described["threads"], "thread")
     text = f"{described['gpu']}; {text}" if "gpu" in described else text
     return f"{text}, PyTorch {described['torch']}"

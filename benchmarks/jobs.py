@@ -67,7 +67,7 @@ class Record:
 
     def __init__(self, is_peer: bool):
         self.is_peer = is_peer
-        self.seconds: dict[str, list[float]] = {}  # a stage, "whole", or "audio" where it is not the same work
+        self.seconds: dict[str, list[float]] = {}  # a stage, "whole"; "audio" where the work is another
         self.steps: dict[str, list[dict]] = {}
         self.about: dict = {}  # what the first making of it said
 
@@ -128,9 +128,11 @@ class Record:
 
 
 def warmed(system, options: Namespace):
-    """The system after a short run that is not counted. A whole command starts cold every time."""
+    """The system after a run that is not counted: short, but on a GPU whole, since graphs are captured for
+    lengths. A whole command starts cold every time.
+    """
     if not isinstance(system, systems.BarkCpp):
-        system.job(min(WARM, options.tokens))
+        system.job(min(WARM, options.tokens) if options.device.type == "cpu" else options.tokens)
     return system
 
 
@@ -186,7 +188,7 @@ def measure(options: Namespace) -> dict:
         "benchmark": "job",
         "size": options.size,
         "quick": options.quick,
-        "work": {key: rounded(value) for key, value in work.items()},
+        "work": work,
         "machine": ceiling.machine(options.device),
         "ceiling": limits,
         "systems": {

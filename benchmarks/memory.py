@@ -13,10 +13,9 @@ import torch
 from barklite import Bark, BarkConfig, GenerationConfig
 
 from . import systems
-from .jobs import note, rounded, variants_of
+from .jobs import note, peers_of, rounded, variants_of
 from .loading import run
 from .step import PROMPT
-
 
 
 def child(asked: dict) -> dict:
@@ -44,11 +43,20 @@ def child(asked: dict) -> dict:
         audio = len(clip.audio) / clip.sample_rate
         found["cache_mb"] = cache_bytes(bark, asked) / 1e6
     found |= {"first_audio_s": time.time() - asked["begin"], "audio_s": audio, "weights_mb": weights / 1e6}
-    unit = 1 if sys.platform == "darwin" else 1024
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    found["peak_mb"] = peak_bytes() / 1e6
     if torch.device(asked["device"]).type == "cuda":
         found["gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
     return {key: rounded(value) for key, value in found.items()}
+
+
+def peak_bytes() -> int:
+    """The most that was resident of this process: on Linux `ru_maxrss` counts in the one it came from."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most * (1 if sys.platform == "darwin" else 1024)
 
 
 def cache_bytes(bark: Bark, asked: dict) -> int:
@@ -80,10 +88,9 @@ def measure(options: Namespace) -> dict:
             config = getattr(BarkConfig, options.size)()
             Bark.from_config(config, device="cpu").save_pretrained(Path(folder) / "checkpoint")
         asked["checkpoint"] = options.checkpoint or str(Path(folder) / "checkpoint")
-        if options.peers == "auto" or "transformers" in options.peers:
-            if systems.installed("transformers"):
-                peer = asked | {"system": "transformers", "format": options.peer_dtype}
-                found[f"transformers {options.peer_dtype}"] = in_process(peer)
+        if "transformers" in peers_of(options):
+            peer = asked | {"system": "transformers", "format": options.peer_dtype}
+            found[f"transformers {options.peer_dtype}"] = in_process(peer)
         for format, compile in variants_of(options):
             variant = asked | {"system": "barklite", "format": format, "compile": compile}
             found[systems.label(format, compile)] = in_process(variant)

@@ -40,8 +40,8 @@ def heading(result: dict) -> str:
     quick = " THE QUICK ONE: little work, one run each; for figures run without --quick." * result["quick"]
     return "\n".join(
         [
-            f"bark-{result['size']} with random weights: {work['semantic_tokens']:.0f} semantic tokens -> "
-            f"{work['coarse_tokens']:.0f} coarse tokens -> {work['frames']:.0f} frames -> "
+            f"bark-{result['size']} with random weights: {work['semantic_tokens']} semantic tokens -> "
+            f"{work['coarse_tokens']} coarse tokens -> {work['frames']} frames -> "
             f"{work['audio_s']:.2f} s of audio; batch 1, no voice, sampling on.{quick}",
             f"Machine: {ceiling.in_words(result['machine'])}.",
             f"Ceiling: memory {memory['bytes_per_s'] / 1e9:.1f} GB/s (best of several passes over "
@@ -78,9 +78,9 @@ def job_tables(result: dict) -> str:
         if one["ms_per_step"]:
             rows.append([name, *cells])
     parts.append(
-        "A step: a stage's seconds by its tokens, prompts included; and alone (100 steps behind 257 positions): "
-        "what it must read, weights as stored, the head's rows in use and the filled cache, "
-        "and how near it comes to reading them at the memory's speed."
+        "A step: a stage's seconds by its tokens, prompts included. Alone (100 steps behind 257 positions), "
+        "what it must read (weights as stored, the head's rows in use, the filled cache), and how near it "
+        "comes to reading that at the memory's speed."
     )
     header = ["system"]
     for stage in ("semantic", "coarse"):
@@ -110,9 +110,9 @@ def memory_table(result: dict) -> list[str]:
         for name, one in result["systems"].items()
     ]
     text = (
-        "A process of its own each: loading, then one job. Own memory is anonymous; mapped files come on top in "
-        "the peak, but can be dropped by the system at any moment. First audio counts from the process's start. "
-        "The peers are built with random weights, not loaded: their load time is not comparable."
+        "A process of its own each: loading, then one job. Own memory is anonymous; mapped files come on top "
+        "in the peak, but can be dropped by the system at any moment. First audio counts from the process's "
+        "start. Peers are built with random weights, not loaded: that time is not comparable."
     )
     return [text, table(["system", *KEYS], rows)]
 

@@ -36,7 +36,7 @@ def run(options: Namespace) -> dict:
             bark.decode(rows)
             clock.end("codec")
     profiled.export_chrome_trace(options.profile)
-    order = "self_cpu_time_total" if options.device.type == "cpu" else "self_cuda_time_total"
+    order = "self_cpu_time_total" if options.device.type == "cpu" else "self_device_time_total"
     print(profiled.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=50))
     print(f"{systems.label(format, compile)}: {options.profile}, for https://ui.perfetto.dev")
     return {
