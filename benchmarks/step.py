@@ -44,9 +44,7 @@ def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
     chunks = [min(engine.chunk, steps - start) for start in range(0, steps, engine.chunk)]
     choice = Choice(vocab.start, vocab.stop, SamplingConfig(0.7), "suno", vocab.stop - vocab.start)
     generator = torch.Generator(bark.device).manual_seed(0)
-    for _ in range(
-        1 if bark.device.type == "cpu" else 2
-    ):  # the last counts: graphs are captured in the first
+    for _ in range(1 if bark.device.type == "cpu" else 2):  # the last counts: the first captures graphs
         cache = engine.cache(model, PROMPT + steps)
         model(ids.to(bark.device), cache=cache, last=True, vocab=vocab)
         synchronize(bark.device)
