@@ -5,8 +5,10 @@ AOTInductor), with weights and cache as arguments: every layer of both models ca
 for the next process.
 """
 
+import contextlib
 import hashlib
 import inspect
+import os
 import platform
 import sys
 import time
@@ -150,12 +152,30 @@ class CompiledSteps(Engine):
     def __init__(self, models: list[GPT]):
         """Compile for `models`, or load what an earlier process compiled. ValueError where that fails."""
         self.seconds = 0.0  # spent compiling
-        self._steps = {}  # of each model
+        self._steps: dict[GPT, tuple[Callable, Callable, torch.dtype]] = {}
+        self._kinds: dict[GPT, tuple] = {}
         for model in models:
+            self._prepare(model)
+
+    def _prepare(self, model: GPT) -> None:
+        """Steps for a model that is new, or whose weights have another dtype or layout now: their code reads
+        memory as it was told once.
+        """
+        layers = [tuple((t.shape, t.stride(), t.dtype) for t in block_tensors(b)) for b in model.h]
+        kinds = [tuple(type(linear) for linear in linears(b)) for b in model.h]
+        if len({*zip(layers, kinds, strict=True)}) != 1:
+            raise ValueError(
+                "compile=True needs layers that are alike in sizes and dtypes, and these are not"
+            )
+        head = tuple((t.stride(), t.dtype) for t in tensors(model.lm_head))
+        kind = layers[0], kinds[0], head, type(model.lm_head)
+        if self._kinds.get(model) != kind:
             kv = cache_dtype(model)
             self._steps[model] = self._block(model, kv), self._head(model), kv
+            self._kinds[model] = kind
 
     def cache(self, model: GPT, length: int) -> RowCache:
+        self._prepare(model)
         return RowCache(model, self._steps[model][2])
 
     def step(self, model: GPT, ids: Tensor, cache: RowCache, vocab: slice) -> Tensor:
@@ -183,18 +203,36 @@ class CompiledSteps(Engine):
         return self._compiled(HeadStep(model), example, shapes)
 
     def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: tuple) -> Callable:
-        path = cache_directory() / "compiled" / f"{_key(module, example)}.pt2"
+        path = _packages() / f"{_key(module, example)}.pt2"
         if path.is_file():
-            try:
+            with contextlib.suppress(RuntimeError, OSError):  # damaged: made again
                 return _load(path)
-            except (RuntimeError, OSError):
-                path.unlink(missing_ok=True)  # damaged: made again
         start = time.perf_counter()
-        print("barklite: compiling a step, once on this machine", end="", flush=True, file=sys.stderr)
+        print("barklite: compiling a step, once on this machine ...", flush=True, file=sys.stderr)
         compile_to(module, example, shapes, path)
         self.seconds += time.perf_counter() - start
-        print(f" ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
-        return _load(path)
+        print(f"barklite: compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+        try:
+            return _load(path)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"compiled steps cannot be loaded on this machine: {_line(error)}") from error
+
+
+def _packages() -> Path:
+    """Where compiled packages are kept. ValueError if that place cannot be written."""
+    try:
+        path = cache_directory() / "compiled"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    except (OSError, RuntimeError) as error:  # the latter where there is no home directory
+        raise ValueError(
+            f"compile=True keeps what it makes in a cache, which cannot be written: {_line(error)} "
+            "(set XDG_CACHE_HOME to a directory that can)"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def cache_dtype(model: GPT) -> torch.dtype:
@@ -207,26 +245,22 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, pa
     """Compile `module` into the package `path`. ValueError, in words, if this machine cannot."""
     import torch._inductor
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(module, example, dynamic_shapes=shapes)
-        unfinished = path.with_name(f".{path.stem}-{time.time_ns()}.pt2")
-        try:
-            options = {
-                "cpp.enable_floating_point_contract_flag": "fast"
-            }  # products and sums in one instruction
+    unfinished = path.with_name(f".{path.stem}-{time.time_ns()}.pt2")
+    options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(module, example, dynamic_shapes=shapes)
             torch._inductor.aoti_compile_and_package(
                 exported, package_path=str(unfinished), inductor_configs=options
             )
-            unfinished.replace(path)
-        except Exception as error:  # every stage of the compiler has its own classes
-            raise ValueError(
-                "compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: "
-                + next(iter(str(error).strip().splitlines()), type(error).__name__)
-            ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+        unfinished.replace(path)
+    except Exception as error:  # every stage of the compiler has its own classes
+        raise ValueError(
+            f"compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: {_line(error)}"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> Callable:
@@ -244,6 +278,7 @@ def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
     """A file name for what is compiled: another for other code, PyTorch, processor, shapes and dtypes."""
     what = [inspect.getsource(sys.modules[__name__]), inspect.getsource(quantize), torch.__version__]
     what += [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
+    what += [f"{torch.get_num_threads()} threads of {os.cpu_count()}"]  # both are compiled in
     what += [type(module).__name__, str(module.settings())]
     what += [f"{tuple(t.shape)} {t.stride()} {t.dtype}" for t in example]
     return hashlib.sha256("\0".join(what).encode()).hexdigest()[:32]

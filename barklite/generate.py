@@ -49,7 +49,11 @@ class Choice:
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor | None:
         """Noise of n draws, (n, width); None where the likeliest is taken."""
-        return None if self.sampling.temperature == 0 else exponential((n, self.width), generator)
+        if self.sampling.temperature == 0:
+            return None
+        if generator.device.type == "cpu":  # one draw of n rows is what n draws are
+            return exponential((n, self.width), generator)
+        return torch.cat([exponential((1, self.width), generator) for _ in range(n)])
 
     def __call__(self, logits: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits of the eligible ids (B, V) and noise (B, width) -> ids, int64 (B,), and which rows end, bool

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +54,8 @@ class _Layer:
         self.keys, self.values, self.position, self.bucket = keys, values, position, bucket
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys.index_copy_(2, self.position, k)
-        self.values.index_copy_(2, self.position, v)
+        self.keys.index_copy_(2, self.position, k.to(self.keys.dtype))
+        self.values.index_copy_(2, self.position, v.to(self.values.dtype))
         return self.keys[:, :, : self.bucket], self.values[:, :, : self.bucket]
 
 
@@ -69,8 +70,9 @@ class Graphs(Engine):
     """Steps as CUDA graphs: forward, draw, cache write and position + 1 are one launch.
 
     The noise of a chunk of steps is drawn outside and read by index; the host looks for the end once a chunk.
-    Lengths are bucketed, so new texts capture nothing new; other sampling settings do. The passes of the fine
-    model and the codec are captured at their few shapes. One row at a time, from one thread.
+    Lengths are bucketed: the first text that needs a length captures it, which takes a fraction of a second,
+    and other sampling settings capture anew, but nothing is compiled again. The passes of the fine model and
+    the codec are captured at their few shapes. One row at a time, from one thread.
     """
 
     chunk = 32
@@ -81,22 +83,34 @@ class Graphs(Engine):
     def __init__(self, models: list[GPT], device: torch.device, compiler: Callable = torch.compile):
         """compiler: makes `block_step` fast; the identity leaves it as it is."""
         self.device = device
-        self._block_step = compiler(block_step, fullgraph=True, dynamic=False)
+        own = FunctionType(
+            block_step.__code__.replace(), globals()
+        )  # Dynamo counts compilations by code object
+        self._block_step = compiler(own, fullgraph=True, dynamic=False)
         self._caches: dict[GPT, StaticCache] = {}
         self._weights: dict[nn.Module, tuple[int, ...]] = {}  # where those of the captured graphs lie
         self._graphs: dict[tuple, Callable] = {}
-        self._pool = None
+        self._pool, self._stream = None, torch.cuda.Stream(device) if device.type == "cuda" else None
         start = time.perf_counter()
-        for model in models:
-            self._warm_up(model)
+        try:
+            for model in models:
+                self._warm_up(model)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # every stage of the compiler has its own classes
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ValueError(f"compile=True on CUDA needs Triton and a C compiler: {reason}") from error
         self.seconds = time.perf_counter() - start
 
     def cache(self, model: GPT, length: int) -> StaticCache:
         if model not in self._caches:
             like = model.wpe(torch.zeros(1, dtype=torch.long, device=self.device))
             self._caches[model] = StaticCache(model, self.chunk, self.device, like.dtype)
-        self._caches[model].length = 0
-        return self._caches[model]
+        cache = self._caches[model]
+        cache.length = 0
+        cache.keys.zero_()  # a value that was not finite would come through the mask
+        cache.values.zero_()
+        return cache
 
     def decode(
         self, model: GPT, token: Tensor, cache: StaticCache, noise: Tensor | None, choices: Sequence[Choice]
@@ -170,6 +184,7 @@ class Graphs(Engine):
     def _graph(self, key: tuple, function: Callable, state: list[Tensor]) -> Callable:
         if key not in self._graphs:
             self._graphs[key] = self._captured(function, state)
+        self._graphs[key] = self._graphs.pop(key)  # the newest used is last, the next to go first
         return self._graphs[key]
 
     def _captured(self, function: Callable, state: Sequence[Tensor] = ()) -> Callable:
@@ -178,20 +193,20 @@ class Graphs(Engine):
             return function
         while len(self._graphs) >= self.most:
             self._graphs.pop(next(iter(self._graphs)))
-        kept = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side), torch.no_grad():
-            for _ in range(2):
-                function()
-                for tensor, before in zip(state, kept, strict=True):
-                    tensor.copy_(before)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        if self._pool is None:
+        if not self._graphs:
             self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph, pool=self._pool):
-            function()
+        kept = [tensor.clone() for tensor in state]
+        with torch.cuda.device(self.device), torch.no_grad():
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(2):
+                    function()
+                    for tensor, before in zip(state, kept, strict=True):
+                        tensor.copy_(before)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                function()
         return graph.replay
 
     def _forget_moved(self, model: nn.Module) -> None:
@@ -208,7 +223,8 @@ class Graphs(Engine):
             return  # offloaded: its first stage compiles
         cache = self.cache(model, 0)
         choice = Choice(0, 2, SamplingConfig(), "suno", 2)
-        for bucket in range(self.bucket, model.config.block_size + 1, self.bucket):
+        last = model.config.block_size
+        for bucket in (*range(self.bucket, last, self.bucket), last):
             cache.position.fill_(0)
             cache.index.zero_()
             self._step(model, cache, choice, bucket)

@@ -74,7 +74,7 @@ def _swap(module: nn.Module, quantize: str | None, on_cpu: bool, fine: bool) -> 
             new = _linear(child, quantize, fine)
         elif isinstance(child, Embedding):
             if quantize and not fine and name == "wte":
-                new = Embedding8(child.weight)
+                new = Embedding8(child.weight, torch.float32 if on_cpu else child.weight.dtype)
             elif on_cpu:
                 new = Embedding16(child.weight, None if child.weight.dtype in SIXTEEN else torch.bfloat16)
         elif isinstance(child, nn.LayerNorm) and on_cpu and child.weight.dtype in SIXTEEN:
@@ -244,6 +244,7 @@ class Linear8(nn.Module):
     """
 
     few = 16
+    piece = 256  # rows multiplied at a time: less memory for what lies between
 
     def __init__(self, weight: Tensor, int8_activations: bool = False):
         super().__init__()
@@ -256,15 +257,17 @@ class Linear8(nn.Module):
         return self.product(x, self.weight, self.scale)
 
     def product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
         flat = x.flatten(0, -2)
+        if x.device.type != "cpu":
+            if len(flat) == 1 and torch.compiler.is_compiling():  # read as bytes, never stored wider
+                return self.row(weight, scale, flat[0].float()).to(x.dtype).view(*x.shape[:-1], -1)
+            return F.linear(x, weight.to(x.dtype) * scale.to(x.dtype)[:, None])
         if len(flat) <= self.few:
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
         elif self.int8_activations and has_int8_products():
             y = flat.new_empty(len(flat), len(weight))
-            for part, into in zip(flat.split(256), y.split(256), strict=True):  # as caches hold
+            for part, into in zip(flat.split(self.piece), y.split(self.piece), strict=True):
                 largest = part.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
                 into.copy_(torch._int_mm((part / largest).round_().to(torch.int8), weight.t())).mul_(largest)
         else:
@@ -287,16 +290,17 @@ class Head8(Linear8):
 
 
 class Embedding8(nn.Module):
-    """A table (V, D) in int8 with a scale a row; the rows come out in the dtype of the scales."""
+    """A table (V, D) in int8 with a scale a row; the rows come out in `dtype`."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, dtype: torch.dtype = torch.float32):
         super().__init__()
+        self.dtype = dtype
         rounded, scale = round_rows(weight)
         self.register_buffer("weight", rounded)
         self.register_buffer("scale", scale)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight).to(self.scale.dtype) * self.scale[ids][..., None]
+        return (F.embedding(ids, self.weight) * self.scale[ids][..., None]).to(self.dtype)
 
 
 # --- 4 bits -------------------------------------------------------------------------------------------------
@@ -326,6 +330,10 @@ class Linear4(nn.Module):
         self.register_buffer("weight", packed)
         self.register_buffer("scale", scale)
         self._for_kernel: tuple[Tensor, Tensor] | None = None
+
+    def _load_from_state_dict(self, *given) -> None:
+        self._for_kernel = None
+        super()._load_from_state_dict(*given)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)

@@ -35,7 +35,7 @@ def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 def exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Noise for `shape` draws, float32, row-major: one call gives what several smaller ones would."""
+    """Noise for `shape` draws, float32, row-major: on the CPU one call gives what several smaller ones do."""
     return torch.empty(shape, device=generator.device).exponential_(generator=generator)
 
 

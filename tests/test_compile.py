@@ -125,6 +125,11 @@ def test_compiled_once(compiled, monkeypatch, capsys):
     assert second.engine.seconds == 0.0
     assert capsys.readouterr().err == ""
     assert same(first.generate("a", seed=1, config=SUNO), second.generate("a", seed=1, config=SUNO))
+    path = next(compile.cache_directory().rglob("*.pt2"))
+    damaged = path.with_name("damaged.pt2")
+    damaged.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RuntimeError):
+        compile._load(damaged)
     with pytest.raises(AssertionError, match="compiled again"):
         Bark.from_config(BarkConfig.tiny(), device="cpu", compile=True)  # another size
 
@@ -173,6 +178,43 @@ def test_a_damaged_package_is_made_again(tmp_path, monkeypatch):
     compile.CompiledSteps([model])
     assert [path.name for path in made].count(made[0].name) == 2
     assert len(made) == 3
+
+
+@needs_compiler
+def test_a_changed_model_is_not_read_as_it_was(compiled, monkeypatch):
+    """Regression: compiled steps read memory as they were told once; other weights get other steps."""
+    bark = compiled(monkeypatch)
+    plain, engine = with_engine(bark, generate.PLAIN), bark.engine
+    other = wide(dtype="float16").semantic  # of another kind: compiled, here loaded, on demand
+    compiled(monkeypatch, dtype="float16")
+    seconds = engine.seconds
+    changed = with_engine(bark, engine)
+    changed.semantic = other
+    assert len(changed.text_to_semantic(["a"], seeds=[1], config=SUNO)[0]) == 100
+    assert engine.seconds == seconds
+    odd = wide().semantic
+    odd.h[1].half()
+    with pytest.raises(ValueError, match="layers that are alike"):
+        engine.cache(odd, 10)
+    assert same(bark.generate("a", seed=1, config=SUNO), plain.generate("a", seed=1, config=SUNO))
+
+
+def test_keys_know_the_threads(monkeypatch):
+    model = wide().semantic
+    head = compile.HeadStep(model), compile.tensors(model.lm_head)
+    keys = {compile._key(*head)}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    keys.add(compile._key(*head))
+    monkeypatch.setattr(compile.os, "cpu_count", lambda: 9)
+    keys.add(compile._key(*head))
+    assert len(keys) == 3
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"cannot be written: .*set XDG_CACHE_HOME"):
+        wide(compile=True)
 
 
 def test_no_compiler(monkeypatch):
@@ -242,11 +284,32 @@ class NoSynchronisation(TorchDispatchMode):
     """Refuses what would make the host wait for a GPU."""
 
     forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+    methods = ("tolist", "numpy", "cpu", "__array__")
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
         assert name not in self.forbidden, f"{name} waits for the device"
+        if name in ("index", "index_put", "index_put_"):
+            masks = [i for i in args[1] if i is not None and i.dtype == torch.bool]
+            assert not masks, f"{name} with a mask waits for the device"
         return function(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        def refuse(name):
+            def method(*_, **__):
+                raise AssertionError(f"{name} waits for the device")
+
+            return method
+
+        self.kept = {name: getattr(torch.Tensor, name) for name in self.methods}
+        for name in self.methods:
+            setattr(torch.Tensor, name, refuse(name))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for name, method in self.kept.items():
+            setattr(torch.Tensor, name, method)
+        return super().__exit__(*error)
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
@@ -264,8 +327,17 @@ def test_no_synchronisation_within_a_chunk(config, tiny, monkeypatch):
     uncaptured(tiny).generate("Hello", seed=1, config=config)
     assert chunks[:2] == [graphs.Graphs.chunk] * 2
     assert max(chunks) == graphs.Graphs.chunk
-    with pytest.raises(AssertionError, match="waits for the device"), NoSynchronisation():
-        torch.ones(1).item()
+    x = torch.ones(2)
+    waits = (
+        lambda x: x[0].item(),
+        lambda x: x.tolist(),
+        lambda x: x.numpy(),
+        lambda x: x[x > 0],
+        torch.nonzero,
+    )
+    for wait in waits:
+        with pytest.raises(AssertionError, match="waits for the device"), NoSynchronisation():
+            wait(x)
 
 
 def test_shapes_are_static(tiny):

@@ -154,6 +154,12 @@ def test_other_devices():
     assert not any(isinstance(m, (quantize.Linear16, quantize.Attention16)) for m in model.modules())
     assert isinstance(model.h[0].mlp.c_fc, quantize.Linear8)
     assert model.wpe.weight.dtype == torch.float16
+    half, ids = gpt().to(torch.bfloat16), torch.arange(20)[None]
+    quantize.shrink(half, "int8", "cuda")
+    with torch.no_grad():
+        found = half(ids)[0]
+        assert found.dtype == torch.bfloat16
+        assert relative(found, gpt()(ids)[0]) < 0.05
     with pytest.raises(ValueError, match="int4 weights are for the CPU"):
         quantize.shrink(model, "int4", "cuda")
 
@@ -191,6 +197,18 @@ def test_the_fine_model_is_never_coarser_than_int8():
         quantize.shrink(model, "int4", "cpu")
         assert not any(isinstance(m, quantize.Linear4) for m in model.modules())
         assert relative(model(2, codes)[0], expected) < 0.03
+
+
+def test_new_weights_are_used():
+    """Regression: what a kernel was packed for is packed again when other weights are loaded."""
+    one, two, x = (
+        quantize.Linear4(random(96, 64)),
+        quantize.Linear4(random(96, 64, seed=5)),
+        random(1, 64, seed=1),
+    )
+    one(x)
+    one.load_state_dict(two.state_dict())
+    assert torch.equal(one(x), two(x))
 
 
 def test_nothing_to_shrink():
