@@ -266,10 +266,12 @@ class Linear8(nn.Module):
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
         elif self.int8_activations and has_int8_products():
-            y = flat.new_empty(len(flat), len(weight))
+            y = torch.empty(len(flat), len(weight))
             for part, into in zip(flat.split(self.piece), y.split(self.piece), strict=True):
                 largest = part.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
-                into.copy_(torch._int_mm((part / largest).round_().to(torch.int8), weight.t())).mul_(largest)
+                rounded = (part * largest.reciprocal()).round_().to(torch.int8)
+                into.copy_(torch._int_mm(rounded, weight.t())).mul_(largest).mul_(scale)
+            return y.to(x.dtype).view(*x.shape[:-1], len(scale))
         else:
             y = _many(flat, weight)  # every int8 is exact in bfloat16
         return y.mul_(scale).to(x.dtype).view(*x.shape[:-1], len(scale))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from barklite import Voice
+from barklite import Voice, generate, quantize
 from barklite.__main__ import main
 from tests import builders
 
@@ -80,6 +80,19 @@ def test_settings_reach_the_generation(command, tiny):
     drawn = SamplingConfig(0.9, 40, 0.8)
     config = GenerationConfig(drawn, drawn, SamplingConfig(0), 0.3, max_seconds=0.5, rules="transformers")
     assert np.array_equal(scipy.io.wavfile.read("a.wav")[1], tiny.generate("Hello", None, 3, config).audio)
+
+
+def test_faster_and_smaller(command, tiny, monkeypatch):
+    """--quantize and --compile reach the loading; what is compiled is kept out of this test."""
+    seen = []
+    monkeypatch.setattr("barklite.bark.engine_for", lambda *models: seen.append(models) or generate.PLAIN)
+    waves = []
+    for options in ((), ("--quantize", "int8", "--compile"), ("--dtype", "bfloat16")):
+        assert command("Hello", "-f", *SHORT, *options)[0] == 0
+        waves.append(Path("bark.wav").read_bytes())
+    assert len(seen) == 1
+    assert any(type(m) is quantize.Linear8 for m in seen[0][0].modules())
+    assert len({*waves}) == 3
 
 
 def test_voices_in_and_out(command):
@@ -188,6 +201,7 @@ BAD = [
     (["Hello", "-o", "a.wav", "--max-seconds", "-3"], "max_seconds is -3"),
     (["Hello", "-o", "a.wav", "--rules", "mine"], "rules is 'mine'"),
     (["Hello", "-o", "a.wav", "--dtype", "int4"], "dtype is 'int4'"),
+    (["Hello", "-o", "a.wav", "--quantize", "int3"], "quantize is 'int3'; choose None or one of int8, int4"),
     (["Hello", "-o", "a.wav", "--device", "warp"], "device 'warp' cannot be used"),
     (["Hello", "-o", "a.wav", "-m", "no/such/model"], "neither a directory nor a Hub id"),
     (["-i", "none.txt", "-o", "a.wav"], "none.txt: no such file"),
