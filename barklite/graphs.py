@@ -83,9 +83,8 @@ class Graphs(Engine):
     def __init__(self, models: list[GPT], device: torch.device, compiler: Callable = torch.compile):
         """compiler: makes `block_step` fast; the identity leaves it as it is."""
         self.device = device
-        own = FunctionType(
-            block_step.__code__.replace(), globals()
-        )  # Dynamo counts compilations by code object
+        # Dynamo counts, and limits, compilations by code object: each engine has its own.
+        own = FunctionType(block_step.__code__.replace(), globals())
         self._block_step = compiler(own, fullgraph=True, dynamic=False)
         self._caches: dict[GPT, StaticCache] = {}
         self._weights: dict[nn.Module, tuple[int, ...]] = {}  # where those of the captured graphs lie
