@@ -419,6 +419,16 @@ def test_carrying_saves_prompts(coarse, monkeypatch):
     assert [n for n in lengths if n > 1] == [257, *[257 + 630] * 4]  # the first 11 windows share one prompt
 
 
+def test_fine_draws_for_every_row_of_a_window(fine):
+    """Also for rows that nobody reads, so that whoever draws next from the row's generator finds it as due."""
+    drawn, due = generator(3), generator(3)
+    codes = torch.randint(0, 1024, (2, 30), generator=generator(0))
+    generate.coarse_to_fine(fine, codes, None, drawn, suno(), T)
+    for _ in range(6):
+        exponential((1024, 1024), due)
+    assert torch.equal(drawn.get_state(), due.get_state())
+
+
 def test_fine_keeps_the_last_512_frames(fine):
     """A voice of 600 frames does what its last 512 do."""
     codes = np.stack([(31 * np.arange(600) * (q + 1) + 7 * q) % 1024 for q in range(8)])
