@@ -420,7 +420,7 @@ def test_carrying_saves_prompts(coarse, monkeypatch):
 
 
 def test_fine_draws_for_every_row_of_a_window(fine):
-    """Also for rows that nobody reads, so that whoever draws next from the row's generator finds it as due."""
+    """For rows that nobody reads too: the next to draw from the generator finds it as it is due."""
     drawn, due = generator(3), generator(3)
     codes = torch.randint(0, 1024, (2, 30), generator=generator(0))
     generate.coarse_to_fine(fine, codes, None, drawn, suno(), T)
