@@ -27,6 +27,7 @@ from .generate import Engine
 from .gpt import GPT
 from .graphs import Graphs
 from .hub import cache_directory
+from .inputs import first_line
 
 
 def check_compile(compile: bool, device: torch.device) -> None:
@@ -215,7 +216,7 @@ class CompiledSteps(Engine):
         try:
             return _load(path)
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"compiled steps cannot be loaded on this machine: {_line(error)}") from error
+            raise ValueError(f"compiled steps cannot be loaded here: {first_line(error)}") from error
 
 
 def _packages() -> Path:
@@ -226,13 +227,9 @@ def _packages() -> Path:
         return path
     except (OSError, RuntimeError) as error:  # the latter where there is no home directory
         raise ValueError(
-            f"compile=True keeps what it makes in a cache, which cannot be written: {_line(error)} "
+            f"compile=True keeps what it makes in a cache, which cannot be written: {first_line(error)} "
             "(set XDG_CACHE_HOME to a directory that can)"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def cache_dtype(model: GPT) -> torch.dtype:
@@ -257,7 +254,8 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, pa
         unfinished.replace(path)
     except Exception as error:  # every stage of the compiler has its own classes
         raise ValueError(
-            f"compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: {_line(error)}"
+            "compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: "
+            + first_line(error)
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)

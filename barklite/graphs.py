@@ -14,6 +14,7 @@ from .config import SamplingConfig
 from .fine import FineGPT
 from .generate import Choice, Engine
 from .gpt import GPT
+from .inputs import first_line
 
 
 class StaticCache:
@@ -97,7 +98,7 @@ class Graphs(Engine):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # every stage of the compiler has its own classes
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise ValueError(f"compile=True on CUDA needs Triton and a C compiler: {reason}") from error
         self.seconds = time.perf_counter() - start
 

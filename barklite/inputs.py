@@ -27,6 +27,11 @@ def shortened(text: str) -> str:
     return ascii(text) if len(text) <= 40 else f"{ascii(text[:37])[:-1]}...'"
 
 
+def first_line(error: Exception) -> str:
+    """What a longer message of PyTorch's begins with; its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def one_a_row(given: Sequence | None, n: int, what: str) -> list:
     """`given` as a list of n, [None, ...] for None; ValueError for another length."""
     if given is None:
@@ -80,8 +85,7 @@ def pick_device(device: torch.device | str | None) -> torch.device:
         picked = torch.device(device)
         torch.empty(0, device=picked)
     except Exception as error:  # each backend that is missing has its own class
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from None
+        raise ValueError(f"device {str(device)!r} cannot be used here: {first_line(error)}") from None
     if picked.type == "meta":
         raise ValueError("device 'meta' holds no numbers: nothing can be computed there")
     return picked
