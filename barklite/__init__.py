@@ -8,15 +8,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .bark import Bark
+    from .bark import Bark, Request
     from .clip import Clip
     from .config import BarkConfig, GenerationConfig, SamplingConfig
     from .voice import Voice, voices
 
 __version__ = "0.1.0"
-__all__ = ["Bark", "BarkConfig", "Clip", "GenerationConfig", "SamplingConfig", "Voice", "voices"]
+__all__ = ["Bark", "BarkConfig", "Clip", "GenerationConfig", "Request", "SamplingConfig", "Voice", "voices"]
 
-_HOME = {"Bark": "bark", "Clip": "clip", "Voice": "voice", "voices": "voice"}
+_HOME = {"Bark": "bark", "Request": "bark", "Clip": "clip", "Voice": "voice", "voices": "voice"}
 
 
 def __getattr__(name: str):

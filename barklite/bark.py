@@ -6,8 +6,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,15 @@ from .tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
 from .voice import Voice, unknown, voices
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to speak, for `Bark.generate_many`: the arguments are those of `generate`."""
+
+    text: str
+    voice: VoiceLike = None
+    seed: int | None = None
 
 
 class Bark:
@@ -239,6 +248,27 @@ class Bark:
             )
             for i in range(len(ids))
         ]
+
+    def generate_many(
+        self,
+        requests: Iterable[Request | str],
+        *,
+        batch_size: int | None = None,
+        config: GenerationConfig | None = None,
+        progress: bool | None = False,
+        retries: int = 0,
+    ) -> Iterator[tuple[int, Clip | Exception]]:
+        """Speak any number of texts: (index, Clip) of each as it is ready, in no certain order.
+
+        requests: read as they are needed, so a generator of a million is fine. A request that fails gives
+        (index, its ValueError or OSError), and the rest go on.
+        """
+        for i, request in enumerate(requests):
+            request = Request(request) if isinstance(request, str) else request
+            try:
+                yield i, self.generate(request.text, request.voice, request.seed, config, progress)
+            except (ValueError, OSError) as error:
+                yield i, error
 
     def stream(
         self,

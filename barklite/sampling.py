@@ -5,6 +5,7 @@ which `torch.multinomial(p, 1)` draws (spec 8.2), so that the tokens for a seed 
 it.
 """
 
+import hashlib
 import numbers
 import secrets
 
@@ -27,6 +28,12 @@ def check_seed(seed: int) -> int:
 def new_seed() -> int:
     """A seed from the operating system's entropy; no generator of PyTorch's is touched."""
     return secrets.randbelow(MAX_SEED + 1)
+
+
+def derived_seed(seed: int, *names: str | int) -> int:
+    """A seed that depends on `seed` and `names` alone: the same on every machine and in every version."""
+    given = "\0".join(map(str, (check_seed(seed), *names)))
+    return int.from_bytes(hashlib.sha256(given.encode("utf-8", "surrogatepass")).digest()[:4], "big")
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
