@@ -12,6 +12,10 @@ PAUSE = 0.25  # seconds of silence between the sentences of a long text
 
 DESCRIPTION = """Speak a text with Bark.
 
+A corpus is a .jsonl file with an object a line, {"id": "a", "text": "Hello.", "voice": null, "seed": null},
+of which only the text is needed. It becomes a directory with a WAV and a line of results.jsonl a row. Start
+the same command again to go on after an interruption: rows done are skipped, those that failed tried again.
+
 Other commands:
   barklite voices [LANGUAGE]      list the names of Suno's voices
   barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory"""
@@ -46,20 +50,22 @@ def _speak(arguments: list[str]) -> int:
     parser = _parser("barklite", DESCRIPTION)
     parser.add_argument("text", nargs="?", help='what to say; "-" reads standard input')
     parser.add_argument(
-        "-i", "--input", metavar="FILE", help="a text file of any length, spoken by sentences"
+        "-i", "--input", metavar="FILE", help="a text file of any length, spoken by sentences; or a .jsonl"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", default="bark.wav", help="the WAV file (default: %(default)s)"
+        "-o", "--output", metavar="FILE", help="the WAV file (default: bark.wav); of a .jsonl, a directory"
     )
     parser.add_argument("--float", action="store_true", help="write 32-bit float samples, not 16-bit")
-    parser.add_argument("-f", "--force", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="replace files that exist; of a .jsonl, all its rows"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no report; warnings only")
     parser.add_argument("--version", action="version", version=f"barklite {__version__}")
     _model_options(parser)
     group = parser.add_argument_group("voice and sampling")
     group.add_argument("--voice", metavar="NAME", help="a name such as v2/en_speaker_6, or an .npz file")
     group.add_argument("--save-voice", metavar="FILE", help="keep this voice as an .npz file")
-    group.add_argument("--seed", type=int, help="makes the result repeatable")
+    group.add_argument("--seed", type=int, help="makes the result repeatable (default of a .jsonl: 0)")
     group.add_argument("--rules", help="suno (default) or transformers: whose tokens to reproduce")
     group.add_argument("--temperature", type=float, help="of the semantic and coarse stages (default: 0.7)")
     group.add_argument("--fine-temperature", type=float, help="of the fine stage (default: 0.5)")
@@ -71,9 +77,23 @@ def _speak(arguments: list[str]) -> int:
         "--min-eos-p", type=float, metavar="P", help="end when the end is this likely (default: 0.2)"
     )
     group.add_argument("--max-seconds", type=float, metavar="S", help="end after this much sound")
+    group = parser.add_argument_group("a corpus (-i FILE.jsonl)")
+    group.add_argument("--batch-size", type=int, metavar="N", help="rows that are spoken side by side")
+    group.add_argument(
+        "--retries", type=int, metavar="N", help="more trials for a row that reached the length limit"
+    )
+    group.add_argument(
+        "--shard", metavar="I/N", help="speak part I of N, by the ids' hash; parts may run at the same time"
+    )
     options = parser.parse_args(arguments)
     if (options.text is None) == (options.input is None):
         parser.error("give one thing to say: a text, - for standard input, or -i FILE")
+    if options.input is not None and options.input.endswith(".jsonl"):
+        return _corpus(options)
+    for name in ("batch_size", "retries", "shard"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is for a corpus: -i FILE.jsonl")
+    options.output = "bark.wav" if options.output is None else options.output
 
     text, long = _text(options)
     outputs = [path for path in (options.output, options.save_voice) if path is not None]
@@ -92,17 +112,7 @@ def _speak(arguments: list[str]) -> int:
 
     check_text(text)  # what is bad is refused before a model is loaded
     config_of = _generation(options)
-    from . import Bark
-
-    bark = Bark.from_pretrained(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        compile=options.compile,
-        quantize=options.quantize,
-        offload=options.offload,
-        revision=options.revision,
-    )
+    bark = _bark(options)
     config = config_of(bark.config.generation)
     progress = False if options.quiet else None
     if long:
@@ -113,11 +123,70 @@ def _speak(arguments: list[str]) -> int:
     return 0
 
 
+def _corpus(options: argparse.Namespace) -> int:
+    """Speak the rows of a .jsonl file into a directory; 1 if any failed."""
+    if options.output is None:
+        raise ValueError("a .jsonl file becomes many WAVs: name a directory with -o")
+    if options.save_voice is not None:
+        raise ValueError("--save-voice keeps the voice of one text, and a .jsonl file has many")
+    for name, least in (("batch_size", 1), ("retries", 0)):
+        if (value := getattr(options, name)) is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be {least} or more")
+    from .corpus import Shard, speak
+
+    config_of = _generation(options)
+    shard = Shard() if options.shard is None else Shard.parse(options.shard)
+
+    def generate_many(requests):
+        bark = _bark(options)
+        yield from bark.generate_many(
+            requests,
+            batch_size=options.batch_size,
+            config=config_of(bark.config.generation),
+            retries=options.retries or 0,
+        )
+
+    done = speak(
+        generate_many,
+        options.input,
+        options.output,
+        seed=options.seed or 0,
+        voice=options.voice,
+        shard=shard,
+        float32=options.float,
+        force=options.force,
+        progress=False if options.quiet else None,
+    )
+    if done.failed or not options.quiet:
+        results = os.path.join(options.output, shard.results)
+        notes = [
+            f"{done.failed} failed: see {results}" if done.failed else "",
+            f"{done.skipped} had been done" if done.skipped else "",
+            f"{done.cut} reached the length limit" if done.cut else "",
+            f"{done.clipped} had samples clipped to [-1, 1] (--float keeps them)" if done.clipped else "",
+        ]
+        made = f"{done.spoken} rows spoken, {done.seconds:.1f} s of sound"
+        print("; ".join([f"{options.output}: {made}", *filter(None, notes)]), file=sys.stderr)
+    return 1 if done.failed else 0
+
+
+def _bark(options: argparse.Namespace):
+    from . import Bark
+
+    return Bark.from_pretrained(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        compile=options.compile,
+        quantize=options.quantize,
+        offload=options.offload,
+        revision=options.revision,
+    )
+
+
 def _text(options: argparse.Namespace) -> tuple[str, bool]:
     """What to say, and whether it is a file of any length."""
     if options.input is not None:
-        if options.input.endswith(".jsonl"):
-            raise ValueError("a .jsonl file is not read: give a text file")
         data = sys.stdin.buffer.read() if options.input == "-" else Path(options.input).read_bytes()
         source = options.input
     elif options.text == "-":

@@ -1,12 +1,12 @@
 """`Bark`: owns the four models, their device, dtype and offload. Texts in, Clips out."""
 
 import contextlib
+import numbers
 import os
 import re
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,41 @@ from .clip import Clip
 from .codec import Codec
 from .compile import check_compile, engine_for
 from .config import BarkConfig, GenerationConfig, TokenConfig
+from .engine import PLAIN
 from .fine import FineGPT
 from .gpt import GPT
 from .inputs import Rows, check_text, one_a_row, pick_device, pick_dtype, shortened, token_rows
+from .pipeline import Job, Pipeline, Ticks, decode_audio
+from .slots import Slots, passes, through
 from .tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
 from .voice import Voice, unknown, voices
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
+
+
+class Bars(Ticks):
+    """A progress bar a stage on stderr, each from when its work is known. shown: None is only on a terminal."""
+
+    def __init__(self, shown: bool | None):
+        self.hidden = None if shown is None else not shown
+        self.bars = {}
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for bar in self.bars.values():
+            bar.close()
+
+    def expect(self, stage: str, n: int) -> None:
+        from tqdm import tqdm
+
+        if stage not in self.bars:
+            self.bars[stage] = tqdm(total=0, desc=stage, leave=False, disable=self.hidden)
+        self.bars[stage].total += n
+
+    def tick(self, stage: str, n: int) -> None:
+        self.bars[stage].update(n)
 
 
 @dataclass(frozen=True)
@@ -71,7 +99,7 @@ class Bark:
             if self.offload and self.device.type == "cuda":  # pages that stay where they are copy faster
                 for tensor in (*models[name].parameters(), *models[name].buffers()):
                     tensor.data = tensor.data.pin_memory()
-        self.engine = engine_for(self.semantic, self.coarse, self.device) if compile else generate.PLAIN
+        self.engine = engine_for(self.semantic, self.coarse, self.device) if compile else PLAIN
         self._checkpoint: layouts.Checkpoint | None = None
         self._voice_hub = partial(hub.fetch_voice, hub.VOICES_REPO, None)
 
@@ -189,6 +217,7 @@ class Bark:
         seed: int | None = None,
         config: GenerationConfig | None = None,
         progress: bool | None = False,
+        retries: int = 0,
     ) -> Clip:
         """Speak one text.
 
@@ -197,13 +226,15 @@ class Bark:
         seed: 0 to 2**32 - 1; None draws one, which the clip reports.
         config: None takes the checkpoint's.
         progress: bars on stderr; None: only on a terminal.
+        retries: how often to try another seed if the text does not end within the length limit, or nothing is
+            said. The clip reports the seed that it has.
 
         ValueError, in words, for a text that is empty, not Unicode or over 256 tokens, and for a bad voice or
         setting.
         """
         if not isinstance(text, str):
             raise ValueError(f"generate takes one text, not {type(text).__name__}; see generate_batch")
-        return self.generate_batch([text], [voice], [seed], config, progress)[0]
+        return self.generate_batch([text], [voice], [seed], config, progress, retries=retries)[0]
 
     def generate_batch(
         self,
@@ -212,42 +243,36 @@ class Bark:
         seeds: Sequence[int | None] | None = None,
         config: GenerationConfig | None = None,
         progress: bool | None = False,
+        *,
+        batch_size: int | None = None,
+        retries: int = 0,
     ) -> list[Clip]:
-        """Speak several texts, each with its own voice and seed; a clip does not depend on its neighbours.
+        """Speak several texts together, each with its own voice and seed; a clip does not depend on its
+        neighbours.
 
-        voices: one for all, or a list with one (or None) a text. seeds: one a text. The rest as in
-        `generate`.
+        voices: one for all, or a list with one (or None) a text. seeds: one a text. batch_size: at most so many
+        at a time; None is 8 on a CPU, else 32. The rest as in `generate`.
         """
         config = self._settings(config)
         ids = self._ids(texts, config)
         voices = self._voices(voices, len(ids))
         seeds = one_a_row(seeds, len(ids), "seeds")
         seeds = [sampling.new_seed() if seed is None else sampling.check_seed(seed) for seed in seeds]
-        generators = self._generators(seeds)
-
-        timings: list[dict[str, float]] = [{} for _ in ids]
-        spoken = self._semantic(ids, voices, generators, config, progress, timings)
-        semantic = [tokens for tokens, _ in spoken]
-        for text, tokens in zip(texts, semantic, strict=True):
-            if len(tokens) == 0:
-                warnings.warn(f"the model ended {shortened(text)} at once: try another seed", stacklevel=3)
-        coarse = self._coarse(semantic, voices, generators, config, progress, timings)
-        codes = self._fine(coarse, voices, generators, config, progress, timings)
-        audio = self._decode(codes, timings)
-        return [
-            Clip(
-                audio=audio[i].cpu().numpy(),
-                sample_rate=self.config.codec.sample_rate,
-                semantic=semantic[i].cpu().numpy(),
-                codes=codes[i].cpu().numpy(),
-                text=texts[i],
-                seed=seeds[i],
-                finish_reason=spoken[i][1],
-                timings=timings[i],
-                tokens=self.config.tokens,
-            )
-            for i in range(len(ids))
+        jobs = [
+            Job(i, *row, sampling.generator(row[-1], self.device))
+            for i, row in enumerate(zip(texts, ids, voices, seeds, strict=True))
         ]
+        size = min(self._batch_size(batch_size), max(1, len(jobs)))
+        with Bars(progress) as bars:
+            for job in self._pipeline(config, size, retries, bars).run(iter(jobs)):
+                if job.error is not None:
+                    raise job.error
+        for job in jobs:
+            if len(job.semantic) == 0:
+                warnings.warn(
+                    f"the model ended {shortened(job.text)} at once: try another seed", stacklevel=3
+                )
+        return [self._clip(job) for job in jobs]
 
     def generate_many(
         self,
@@ -258,17 +283,91 @@ class Bark:
         progress: bool | None = False,
         retries: int = 0,
     ) -> Iterator[tuple[int, Clip | Exception]]:
-        """Speak any number of texts: (index, Clip) of each as it is ready, in no certain order.
+        """Speak any number of texts: (index, Clip) of each as soon as it is ready, in no certain order.
 
-        requests: read as they are needed, so a generator of a million is fine. A request that fails gives
-        (index, its ValueError or OSError), and the rest go on.
+        requests: read as they are needed, so memory does not grow with their number. One that cannot be spoken
+            gives (index, its ValueError or OSError), and the rest go on.
+        batch_size: how many are spoken at a time; as one ends, the next begins. None is 8 on a CPU, else 32.
+        progress: a bar that counts clips. The rest as in `generate`.
+
+        A clip is the same whatever the batch size and its neighbours. Bad settings raise ValueError here and now.
         """
-        for i, request in enumerate(requests):
-            request = Request(request) if isinstance(request, str) else request
-            try:
-                yield i, self.generate(request.text, request.voice, request.seed, config, progress)
-            except (ValueError, OSError) as error:
-                yield i, error
+        if isinstance(requests, (str, Request)) or not isinstance(requests, Iterable):
+            raise ValueError(f"requests must be an iterable of Request or str, not {type(requests).__name__}")
+        config = self._settings(config)
+        pipeline = self._pipeline(config, self._batch_size(batch_size), retries)
+        return self._many(requests, pipeline, config, progress)
+
+    def _many(self, requests, pipeline: Pipeline, config, progress) -> Iterator[tuple[int, Clip | Exception]]:
+        from tqdm import tqdm
+
+        total = len(requests) if isinstance(requests, Sized) else None
+        voices: dict[str, Voice | None] = {}  # of this call, by name
+
+        def jobs() -> Iterator[Job]:
+            for i, request in enumerate(requests):
+                yield self._job(i, Request(request) if isinstance(request, str) else request, config, voices)
+
+        hidden = None if progress is None else not progress
+        with tqdm(total=total, desc="clips", leave=False, disable=hidden, smoothing=0) as bar:
+            for job in pipeline.run(jobs()):
+                bar.update()
+                yield job.index, self._clip(job) if job.error is None else job.error
+
+    def _job(self, index: int, request: Request, config: GenerationConfig, voices: dict) -> Job:
+        """A request, checked; what is wrong with it is the job's error."""
+        try:
+            if not isinstance(request, Request):
+                raise ValueError(f"a request is a Request or a string, not {type(request).__name__}")
+            (ids,) = self._ids([request.text], config)
+            seed = sampling.new_seed() if request.seed is None else sampling.check_seed(request.seed)
+            voice = request.voice
+            if isinstance(voice, (str, os.PathLike)):
+                if os.fspath(voice) not in voices:
+                    if len(voices) >= 64:
+                        voices.pop(next(iter(voices)))
+                    voices[os.fspath(voice)] = self._voice(voice)
+                voice = voices[os.fspath(voice)]
+            else:
+                voice = self._voice(voice)
+            return Job(index, request.text, ids, voice, seed, sampling.generator(seed, self.device))
+        except (ValueError, OSError) as error:
+            return Job(index, getattr(request, "text", ""), error=error)
+
+    def _batch_size(self, given: int | None) -> int:
+        if given is None:
+            return 8 if self.device.type == "cpu" else 32
+        if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 1:
+            raise ValueError(f"batch_size is {given!r}; it must be a whole number from 1 on")
+        return int(given)
+
+    def _pipeline(self, config, size: int, retries: int, ticks: Ticks | None = None) -> Pipeline:
+        if not isinstance(retries, numbers.Integral) or isinstance(retries, bool) or retries < 0:
+            raise ValueError(f"retries is {retries!r}; it must be a whole number from 0 on")
+        return Pipeline(
+            self._resident,
+            self.engine,
+            config,
+            self.config.tokens,
+            size,
+            stack=1 if self.device.type == "cpu" else size if self.offload else max(1, size // 4),
+            in_turn=self.offload,
+            retries=int(retries),
+            ticks=ticks,
+        )
+
+    def _clip(self, job: Job) -> Clip:
+        return Clip(
+            audio=job.audio.numpy(),
+            sample_rate=self.config.codec.sample_rate,
+            semantic=job.semantic.cpu().numpy(),
+            codes=job.codes.cpu().numpy(),
+            text=job.text,
+            seed=job.seed,
+            finish_reason=job.finish_reason,
+            timings=job.timings,
+            tokens=self.config.tokens,
+        )
 
     def stream(
         self,
@@ -318,13 +417,19 @@ class Bark:
         voices, seeds: one a row. A seed may be a torch.Generator, whose noise is then continued: hand the
         same generators to the three stages and they give what `generate` gives.
         """
-        config = self._settings(config)
+        config, t = self._settings(config), self.config.tokens
         ids = self._ids(texts, config)
-        voices, generators = (
-            self._voices(voices, len(ids)),
-            self._generators(one_a_row(seeds, len(ids), "seeds")),
+        voices, generators = self._each(voices, seeds, len(ids))
+        rows = zip(ids, voices, strict=True)
+        made = self._decoded(
+            "semantic",
+            lambda model: (generate.semantic_row(model, *row, config, t) for row in rows),
+            generators,
+            generate.semantic_length(config, t),
+            config.semantic_limit(t) * len(ids),
+            progress,
         )
-        return [tokens for tokens, _ in self._semantic(ids, voices, generators, config, progress)]
+        return [tokens for tokens, _ in made]
 
     def semantic_to_coarse(
         self,
@@ -337,11 +442,17 @@ class Bark:
         """Semantic tokens (N_i,) -> codes of the first two codebooks, a list of int64 (2, T_i) (spec 4.2)."""
         config, t = self._settings(config), self.config.tokens
         rows = token_rows(rows, "semantic row", None, t.semantic_vocab_size, self.device)
-        voices, generators = (
-            self._voices(voices, len(rows)),
-            self._generators(one_a_row(seeds, len(rows), "seeds")),
+        voices, generators = self._each(voices, seeds, len(rows))
+        given = zip(rows, voices, strict=True)
+        made = self._decoded(
+            "coarse",
+            lambda model: (generate.coarse_row(model, *row, config, t) for row in given),
+            generators,
+            generate.coarse_length(config, t),
+            sum(t.coarse_steps(len(row)) for row in rows),
+            progress,
         )
-        return self._coarse(rows, voices, generators, config, progress)
+        return [generate.coarse_codes(ids, t) for ids in made]
 
     def coarse_to_fine(
         self,
@@ -354,63 +465,37 @@ class Bark:
         """Codes of the first k codebooks (k, T_i), k < 8, usually 2 -> all, int64 (8, T_i) (spec 4.3)."""
         config, t = self._settings(config), self.config.tokens
         rows = token_rows(rows, "coarse row", range(1, t.n_codebooks), t.codebook_size, self.device)
-        voices, generators = (
-            self._voices(voices, len(rows)),
-            self._generators(one_a_row(seeds, len(rows), "seeds")),
-        )
-        return self._fine(rows, voices, generators, config, progress)
+        voices, generators = self._each(voices, seeds, len(rows))
+        given, size, made = list(zip(rows, voices, generators, strict=True)), self._batch_size(None), []
+        with Bars(progress) as bars, self._resident("fine") as model:
+            bars.expect("fine", sum(generate.fine_passes(row, voice, t) for row, voice, _ in given))
+            for i in range(0, len(given), size):
+                some = [generate.fine_row(model, *row, config, t) for row in given[i : i + size]]
+                made += passes(model, some, t, self.engine, lambda n: bars.tick("fine", n))
+        return [done.get() for done in made]
 
     def decode(self, rows: Rows) -> list[Tensor]:
         """Codes (k, T_i) of the first k codebooks -> audio at 24 kHz, a list of float32 (320 T_i,)."""
         t = self.config.tokens
-        return self._decode(
-            token_rows(rows, "codes row", range(1, t.n_codebooks + 1), t.codebook_size, self.device)
-        )
+        rows = token_rows(rows, "codes row", range(1, t.n_codebooks + 1), t.codebook_size, self.device)
+        with self._resident("codec") as codec:
+            return decode_audio(codec, rows, self.engine)
 
-    # --- how rows go through a stage ------------------------------------------------------------------------
-
-    def _semantic(self, ids, voices, generators, config, progress, timings=None) -> list[tuple[Tensor, str]]:
-        t = self.config.tokens
-        total = config.semantic_limit(t) * len(ids)
-        stage = partial(generate.text_to_semantic, config=config, tokens=t, engine=self.engine)
-        return self._each("semantic", stage, (ids, voices, generators), total, progress, timings)
-
-    def _coarse(self, rows, voices, generators, config, progress, timings=None) -> list[Tensor]:
-        t = self.config.tokens
-        total = sum(t.coarse_steps(len(row)) for row in rows)
-        stage = partial(generate.semantic_to_coarse, config=config, tokens=t, engine=self.engine)
-        return self._each("coarse", stage, (rows, voices, generators), total, progress, timings)
-
-    def _fine(self, rows, voices, generators, config, progress, timings=None) -> list[Tensor]:
-        t = self.config.tokens
-        seen = [0 if voice is None else min(voice.fine.shape[1], t.max_fine_history) for voice in voices]
-        passes = [
-            len(generate.fine_windows(row.shape[1], n, t)) * (t.n_codebooks - len(row))
-            for row, n in zip(rows, seen, strict=True)
-        ]
-        stage = partial(generate.coarse_to_fine, config=config, tokens=t, engine=self.engine)
-        return self._each("fine", stage, (rows, voices, generators), sum(passes), progress, timings)
-
-    def _decode(self, rows, timings=None) -> list[Tensor]:
-        @torch.no_grad()
-        def stage(codec: Codec, codes: Tensor, tick: Callable) -> Tensor:
-            return self.engine.decode_audio(codec, codes[None])[0].float()
-
-        return self._each("codec", stage, (rows,), 0, False, timings)
-
-    def _each(self, name: str, stage: Callable, columns: tuple, total: int, progress, timings) -> list:
-        """`stage` of every row, its model on the device, a bar on stderr; seconds go into `timings`."""
-        from tqdm import tqdm
-
-        results, hidden = [], None if progress is None else not progress
-        with self._resident(name) as model, tqdm(total=total, desc=name, leave=False, disable=hidden) as bar:
-            for i, row in enumerate(zip(*columns, strict=True)):
-                start = time.perf_counter()
-                results.append(stage(model, *row, tick=bar.update))
-                if timings is not None:
-                    if self.device.type != "cpu":
-                        torch.accelerator.synchronize(self.device)
-                    timings[i][name] = time.perf_counter() - start
+    def _decoded(
+        self, name: str, coroutines: Callable, generators, length: int, total: int, progress
+    ) -> list:
+        """What the rows' coroutines return; together they go through the stage `name`."""
+        results = [None] * len(generators)
+        size = min(self._batch_size(None), max(1, len(generators)))
+        with Bars(progress) as bars, self._resident(name) as model:
+            bars.expect(name, total)
+            slots = Slots(name, model, size, length, self.engine, lambda n: bars.tick(name, n))
+            try:
+                rows = zip(range(len(results)), coroutines(model), generators, strict=True)
+                for done in through(slots, rows):
+                    results[done.key] = done.get()
+            finally:
+                slots.close()
         return results
 
     @contextlib.contextmanager
@@ -493,8 +578,15 @@ class Bark:
             return self._voice_hub(name, tokens)
         raise unknown(name, [*held, *released])
 
+    def _each(self, voices, seeds, n: int) -> tuple[list[Voice | None], list[torch.Generator]]:
+        """A voice and a source of noise for each of n rows."""
+        return self._voices(voices, n), self._generators(one_a_row(seeds, n, "seeds"))
+
     def _generators(self, seeds: Sequence[int | torch.Generator | None]) -> list[torch.Generator]:
         """A row's own source of noise, on the device where the models compute."""
+        given = [seed for seed in seeds if isinstance(seed, torch.Generator)]
+        if len({id(generator) for generator in given}) < len(given):
+            raise ValueError("two rows have the same generator: give each row its own")
         return [
             seed
             if isinstance(seed, torch.Generator)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import quantize
-from .generate import Engine
+from .engine import Engine, SlotCache
 from .gpt import GPT
 from .graphs import Graphs
 from .hub import cache_directory
@@ -46,32 +46,22 @@ def engine_for(semantic: GPT, coarse: GPT, device: torch.device) -> Engine:
 # --- one token on the CPU -----------------------------------------------------------------------------------
 
 
-class RowCache:
-    """One row's keys and values, and beside them each block's weights: what a compiled step takes.
+class RowsCache(SlotCache):
+    """A cache whose layers, and beside them each block's weights, are what a compiled step of one row takes.
 
-    It has KVCache's interface, so the model's own forward fills it from a prompt. All have the same strides,
-    longer than any row, because those are compiled in; memory is only taken where something is written.
-    dtype: 16 bits halve what every step has to read.
+    All have the same strides, longer than any row, because those are compiled in. dtype: 16 bits halve what
+    every step has to read.
     """
 
-    def __init__(self, model: GPT, dtype: torch.dtype):
-        config = model.config
-        shape = (config.n_layer, config.n_head, config.block_size + 16, config.n_embd // config.n_head)
-        self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+    def __init__(self, model: GPT, slots: int, dtype: torch.dtype):
+        super().__init__(model.config, slots, model.config.block_size + 16, dtype=dtype)
         self.layers = [
-            (k, v, *(t.detach() for t in block_tensors(block)))
-            for k, v, block in zip(self.keys, self.values, model.h, strict=True)
+            [
+                (k, v, *(t.detach() for t in block_tensors(block)))
+                for k, v, block in zip(self.keys[:, b], self.values[:, b], model.h, strict=True)
+            ]
+            for b in range(slots)
         ]
-        self.length = 0
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """As KVCache: write (1, H, T, d) behind the filled part; return all of it, (1, H, S, d)."""
-        start, end = self.length, self.length + k.shape[2]
-        self.keys[layer, :, start:end] = k[0]
-        self.values[layer, :, start:end] = v[0]
-        if start == 0:
-            return k, v  # as exact as they came
-        return self.keys[layer, None, :, :end].to(k.dtype), self.values[layer, None, :, :end].to(v.dtype)
 
 
 def linears(block: nn.Module) -> list[nn.Module]:
@@ -148,7 +138,9 @@ def stored(x: Tensor) -> Tensor:
 
 
 class CompiledSteps(Engine):
-    """Steps of one row on the CPU by compiled C++; prompts, fine and codec as they are."""
+    """Steps of few rows on the CPU by compiled C++, row by row; all else as it is."""
+
+    few = 4  # slots up to which that is quicker than a product with all rows
 
     def __init__(self, models: list[GPT]):
         """Compile for `models`, or load what an earlier process compiled. ValueError where that fails."""
@@ -175,22 +167,30 @@ class CompiledSteps(Engine):
             self._steps[model] = self._block(model, kv), self._head(model), kv
             self._kinds[model] = kind
 
-    def cache(self, model: GPT, length: int) -> RowCache:
+    def cache(self, model: GPT, length: int, slots: int = 1) -> SlotCache:
+        if slots > self.few:
+            return super().cache(model, length, slots)
         self._prepare(model)
-        return RowCache(model, self._steps[model][2])
+        return RowsCache(model, slots, self._steps[model][2])
 
-    def step(self, model: GPT, ids: Tensor, cache: RowCache, vocab: slice) -> Tensor:
+    def step(self, model: GPT, ids: Tensor, cache: SlotCache, vocab: slice) -> Tensor:
+        if not isinstance(cache, RowsCache):
+            return super().step(model, ids, cache, vocab)
         block, head, _ = self._steps[model]
-        assert ids.shape == (1, 1)
-        position, cache.length = cache.length, cache.length + 1
-        x = (model.wte(ids).float() + model.wpe.weight[position].float()).view(-1)
-        for keys, values, *weights in cache.layers:
-            x = block(x, keys[:, : cache.length], values[:, : cache.length], *weights)
-        return head(x, model.ln_f.weight.detach(), *(t.detach() for t in tensors(model.lm_head, vocab)))[None]
+        last = model.ln_f.weight.detach(), *(t.detach() for t in tensors(model.lm_head, vocab))
+        logits = []
+        for b, token in enumerate(ids):
+            position = cache.lengths[b]
+            cache.lengths[b] = end = position + 1
+            x = (model.wte(token).float() + model.wpe.weight[position].float()).view(-1)
+            for keys, values, *weights in cache.layers[b]:
+                x = block(x, keys[:, :end], values[:, :end], *weights)
+            logits.append(head(x, *last))
+        return torch.stack(logits)
 
     def _block(self, model: GPT, kv: torch.dtype) -> Callable:
         x = torch.zeros(model.config.n_embd)
-        keys, values, *weights = RowCache(model, kv).layers[0]
+        keys, values, *weights = RowsCache(model, 1, kv).layers[0][0]
         filled = torch.export.Dim("filled", min=2, max=model.config.block_size)
         shapes = (None, {1: filled}, {1: filled}, None, None, (None,) * (len(weights) - 2))
         example = (x, keys.zero_()[:, :9], values.zero_()[:, :9], *weights)

@@ -1,160 +1,44 @@
-"""The three stages, one row each, as functions over a model, tensors and settings: spec section 4 as code.
+"""The three stages, each the algorithm for one row: spec section 4 as code.
 
-Every function takes one row's own `generator`, which is also the thread that ties the stages together: called
-in order with the same generator they consume its noise as the named system does. `tick(n)` is told of
-progress. `engine` computes the steps: `Engine` plainly, as the oracle, and those of compile.py fast.
+A row is a coroutine: it yields what it wants computed, gets tokens or logits back, and returns its result.
+slots.py runs one of them, or many together. Its `generator` is the row's own, and the thread that ties the
+stages together: given to them in order, it makes the noise that the named system draws.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from .codec import Codec
-from .config import GenerationConfig, SamplingConfig, TokenConfig
+from .config import GenerationConfig, TokenConfig
+from .engine import PLAIN, Choice, Draw, Engine, Pass
 from .fine import FineGPT
-from .gpt import GPT, KVCache
+from .gpt import GPT
 from .sampling import draw, exponential, probabilities
+from .slots import Slots, Tick, not_finite, passes, silent, through
 from .voice import Voice
 
-Tick = Callable[[int], object]
+# --- text to semantic tokens --------------------------------------------------------------------------------
 
 
-def _silent(n: int) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How one step's logits become a token: of which ids, drawn how, and when it is the end.
-
-    It asks nothing of the host, so it can be part of a captured graph.
-    """
-
-    start: int  # the eligible ids: start .. stop - 1
-    stop: int
-    sampling: SamplingConfig
-    rules: str
-    width: int  # variates of noise a draw: Suno's code draws those it needs, transformers a vocabulary (D33)
-    ends: bool = False  # whether the last eligible id is the end
-    min_eos_p: float | None = None
-
-    @property
-    def vocab(self) -> slice:
-        return slice(self.start, self.stop)
-
-    def noise(self, n: int, generator: torch.Generator) -> Tensor | None:
-        """Noise of n draws, (n, width); None where the likeliest is taken."""
-        if self.sampling.temperature == 0:
-            return None
-        if generator.device.type == "cpu":  # one draw of n rows is what n draws are
-            return exponential((n, self.width), generator)
-        return torch.cat([exponential((1, self.width), generator) for _ in range(n)])
-
-    def __call__(self, logits: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits of the eligible ids (B, V) and noise (B, width) -> ids, int64 (B,), and which rows end, bool
-        (B,).
-        """
-        p = probabilities(logits, self.sampling, self.rules)
-        if noise is not None and self.width > self.stop - self.start:
-            noise = noise[:, self.vocab]
-        drawn = draw(p, noise)  # counted from `start`
-        ended = torch.full_like(drawn, False, dtype=torch.bool)
-        if self.ends:
-            ended = drawn == self.stop - self.start - 1
-            if self.min_eos_p is not None:  # of what is drawn, to Suno; of the raw model, to transformers
-                likely = (
-                    p[:, -1] >= self.min_eos_p
-                    if self.rules == "suno"
-                    else logits.float().softmax(-1)[:, -1] > self.min_eos_p
-                )
-                ended = ended | likely
-        return self.start + drawn, ended
-
-
-class Engine:
-    """The plain way to compute: one call of the model a step. Subclasses do the same faster."""
-
-    chunk = 1  # steps between two looks at whether a row has ended
-
-    def cache(self, model: GPT, length: int) -> KVCache:
-        """An empty cache for one row of up to `length` positions."""
-        like = model.wpe(torch.zeros(1, dtype=torch.long, device=model.wpe.weight.device))  # as is computed
-        return KVCache(model.config, 1, length, like.device, like.dtype)
-
-    def step(self, model: GPT, ids: Tensor, cache: KVCache, vocab: slice) -> Tensor:
-        """Feed the newest ids (B, 1): logits of the next (B, V)."""
-        return model(ids, cache=cache, last=True, vocab=vocab)[0][:, -1]
-
-    def decode(
-        self, model: GPT, token: Tensor, cache: KVCache, noise: Tensor | None, choices: Sequence[Choice]
-    ) -> tuple[Tensor, Tensor]:
-        """One step a choice from `token` (1,) on, with noise (n, width): ids and ends, both (n,)."""
-        drawn, ended = [], []
-        for i, choice in enumerate(choices):
-            logits = self.step(model, token[:, None], cache, choice.vocab)
-            token, end = choice(logits, None if noise is None else noise[i : i + 1])
-            drawn.append(token)
-            ended.append(end)
-        return torch.cat(drawn), torch.cat(ended)
-
-    def fine(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
-        """Logits (B, rows, V) of a codebook, given codes (B, K, T)."""
-        return model(codebook, codes, rows=rows, vocab=vocab)[0]
-
-    def decode_audio(self, codec: Codec, codes: Tensor) -> Tensor:
-        """Codes (B, K, T) -> audio (B, 320 T)."""
-        return codec.decode(codes)
-
-
-PLAIN = Engine()
-
-
-@torch.no_grad()
-def text_to_semantic(
-    model: GPT,
-    ids: list[int],
-    voice: Voice | None,
-    generator: torch.Generator,
-    config: GenerationConfig,
-    tokens: TokenConfig,
-    tick: Tick = _silent,
-    engine: Engine = PLAIN,
-) -> tuple[Tensor, str]:
+def semantic_row(
+    model: GPT, ids: list[int], voice: Voice | None, config: GenerationConfig, tokens: TokenConfig
+) -> Generator[Draw, tuple[list[int], bool], tuple[Tensor, str]]:
     """Tokenizer ids -> semantic tokens, int64 (N,), and why they end: "eos" or "length" (spec 4.1)."""
-    device, limit, eos = model.wpe.weight.device, config.semantic_limit(tokens), tokens.semantic_eos
+    device, eos = model.wpe.weight.device, tokens.semantic_eos
     width = eos + 1 if config.rules == "suno" else model.config.output_vocab_size
     choice = Choice(0, eos + 1, config.semantic, config.rules, width, True, config.min_eos_p)
     prompt = semantic_prompt(ids, voice, tokens).to(device)
-    cache = engine.cache(model, tokens.n_prompt + limit - 1)
     # The text and the history share their positions: two prompts, one sum of embeddings.
     text, history, infer = prompt.split((tokens.n_text, tokens.n_semantic_history, 1))
-    embeds = torch.cat((model.wte(text) + model.wte(history), model.wte(infer)))[None]  # (1, n_text + 1, D)
-    logits, _ = model(embeds=embeds, cache=cache, last=True, vocab=choice.vocab)
-    _check_finite(logits, "semantic")
+    embeds = torch.cat((model.wte(text) + model.wte(history), model.wte(infer)))  # (n_text + 1, D)
 
-    spoken: list[int] = []
-    start = generator.get_state()
-    noise = choice.noise(1, generator)
-    drawn, ended = choice(logits[:, -1], noise)
-    while True:
-        for i, (token, end) in enumerate(zip(drawn.tolist(), ended.tolist(), strict=True)):
-            if end:
-                if i + 1 < len(drawn):  # what was drawn beyond the end goes back
-                    generator.set_state(start)
-                    choice.noise(i + 1, generator)
-                return torch.tensor(spoken, dtype=torch.long, device=device), "eos"
-            spoken.append(token)
-        tick(len(drawn))
-        if len(spoken) == limit:
-            return torch.tensor(spoken, dtype=torch.long, device=device), "length"
-        n, start = min(engine.chunk, limit - len(spoken)), generator.get_state()
-        noise = choice.noise(n, generator)
-        drawn, ended = engine.decode(model, drawn[-1:], cache, noise, [choice] * n)
+    drawn, ended = yield Draw(embeds, (choice,) * config.semantic_limit(tokens))
+    spoken = drawn[:-1] if ended else drawn  # without the end itself
+    return torch.tensor(spoken, dtype=torch.long, device=device), "eos" if ended else "length"
 
 
 def semantic_prompt(ids: list[int], voice: Voice | None, tokens: TokenConfig) -> Tensor:
@@ -166,81 +50,62 @@ def semantic_prompt(ids: list[int], voice: Voice | None, tokens: TokenConfig) ->
     return torch.tensor([*text, *history, tokens.semantic_infer])
 
 
-@torch.no_grad()
-def semantic_to_coarse(
+def semantic_length(config: GenerationConfig, tokens: TokenConfig) -> int:
+    """Positions that the longest row needs: the last token drawn takes none."""
+    return tokens.n_prompt + config.semantic_limit(tokens) - 1
+
+
+# --- semantic tokens to coarse codes ------------------------------------------------------------------------
+
+
+def coarse_row(
     model: GPT,
     semantic: Tensor,
     voice: Voice | None,
-    generator: torch.Generator,
     config: GenerationConfig,
     tokens: TokenConfig,
-    tick: Tick = _silent,
-    engine: Engine = PLAIN,
-) -> Tensor:
-    """Semantic tokens (N,) -> codes of two codebooks, int64 (2, T), T = N * 75 / 49.9 (spec 4.2)."""
-    ids = coarse_ids(model, semantic, voice, generator, config, tokens, tick, engine)
-    codes = (ids - tokens.semantic_vocab_size) % tokens.codebook_size
-    return rearrange(codes, "(T K) -> K T", K=tokens.n_coarse)
-
-
-@torch.no_grad()
-def coarse_ids(
-    model: GPT,
-    semantic: Tensor,
-    voice: Voice | None,
-    generator: torch.Generator,
-    config: GenerationConfig,
-    tokens: TokenConfig,
-    tick: Tick = _silent,
-    engine: Engine = PLAIN,
     carry: bool = True,
-) -> Tensor:
-    """The coarse model's own ids, frame by frame, int64 (steps,): codebook k's start at 10000 + 1024 k.
+) -> Generator[Draw, tuple[list[int], bool], Tensor]:
+    """Semantic tokens (N,) -> the coarse model's own ids, frame by frame, int64 (steps,) (spec 4.2).
 
+    Those of codebook k begin at 10000 + 1024 k.
     carry: keep the cache from window to window as long as neither history slides (without a voice, for the
     first 4.4 seconds); False computes every window's prompt anew, as both systems do.
     """
-    device, R = model.wpe.weight.device, tokens.coarse_per_semantic
+    R = tokens.coarse_per_semantic
     choices = [_coarse_choice(k, model, config, tokens) for k in range(tokens.n_coarse)]
-    semantic_history, coarse_history = (h.to(device) for h in trim_history(voice, config, tokens))
-    source = torch.cat((semantic_history, semantic.to(device)))
+    semantic_history, coarse_history = trim_history(voice, config, tokens)
+    source = semantic_history.tolist() + semantic.tolist()
+    ids = coarse_history.tolist()
     base, behind = len(semantic_history), math.floor(config.max_coarse_history / R)
     steps = tokens.coarse_steps(len(semantic))
-    ids = torch.cat((coarse_history, coarse_history.new_empty(steps)))
-    end = len(coarse_history)  # ids[:end] are known
-    infer = torch.tensor([tokens.coarse_infer], device=device)
-    capacity = tokens.n_coarse_semantic + 1 + min(len(ids), config.max_coarse_history + tokens.coarse_window)
 
     seen = None
     for done in range(0, steps, tokens.coarse_window):
+        n = min(tokens.coarse_window, steps - done)
         spoken = base + round(done / R)  # the semantic token being spoken; Python's round, ties to even
-        view = (
-            max(0, spoken - behind),
-            max(0, end - config.max_coarse_history),
-        )  # where the two histories begin
+        # where the two histories begin
+        view = max(0, spoken - behind), max(0, len(ids) - config.max_coarse_history)
+        prompt = None  # this window's is the last one's, continued
         if view != seen or not carry:
             window = source[view[0] :][: tokens.n_coarse_semantic]
-            padding = window.new_full((tokens.n_coarse_semantic - len(window),), tokens.coarse_pad)
-            prompt = torch.cat((window, padding, infer, ids[view[1] : end]))
-            cache, seen, step = engine.cache(model, capacity), view, 1
-            logits, _ = model(prompt[None], cache=cache, last=True, vocab=choices[0].vocab)
-            _check_finite(logits, "coarse")
-            ids[end : end + 1], _ = choices[0](logits[:, -1], choices[0].noise(1, generator))
-            tick(1)
-        else:  # this window's prompt is the last one's, continued: what the cache lacks is the newest token
-            step = 0
-        n = min(tokens.coarse_window, steps - done)
-        while step < n:
-            m = min(engine.chunk, n - step)
-            now = [choices[i % tokens.n_coarse] for i in range(step, step + m)]
-            newest = ids[end + step - 1 : end + step]
-            ids[end + step : end + step + m], _ = engine.decode(
-                model, newest, cache, now[0].noise(m, generator), now
-            )
-            step += m
-            tick(m)
-        end += n
-    return ids[len(coarse_history) :]
+            padding = [tokens.coarse_pad] * (tokens.n_coarse_semantic - len(window))
+            prompt = torch.tensor([*window, *padding, tokens.coarse_infer, *ids[view[1] :]])
+        drawn, _ = yield Draw(prompt, (choices * n)[:n])
+        ids, seen = ids + drawn, view
+    return torch.tensor(ids[len(coarse_history) :], dtype=torch.long, device=model.wpe.weight.device)
+
+
+def coarse_length(config: GenerationConfig, tokens: TokenConfig) -> int:
+    """Positions that the longest row needs."""
+    return tokens.n_coarse_semantic + config.max_coarse_history + tokens.coarse_window
+
+
+def coarse_codes(ids: Tensor, tokens: TokenConfig) -> Tensor:
+    """The coarse model's ids (steps,) -> codes of its codebooks, int64 (2, T)."""
+    return rearrange(
+        (ids - tokens.semantic_vocab_size) % tokens.codebook_size, "(T K) -> K T", K=tokens.n_coarse
+    )
 
 
 def trim_history(voice: Voice | None, config: GenerationConfig, tokens: TokenConfig) -> tuple[Tensor, Tensor]:
@@ -275,17 +140,17 @@ def _coarse_choice(codebook: int, model: GPT, config: GenerationConfig, tokens: 
     return Choice(start, stop, config.coarse, config.rules, width)
 
 
-@torch.no_grad()
-def coarse_to_fine(
+# --- coarse codes to all codes ------------------------------------------------------------------------------
+
+
+def fine_row(
     model: FineGPT,
     coarse: Tensor,
     voice: Voice | None,
     generator: torch.Generator,
     config: GenerationConfig,
     tokens: TokenConfig,
-    tick: Tick = _silent,
-    engine: Engine = PLAIN,
-) -> Tensor:
+) -> Generator[Pass, Tensor, Tensor]:
     """Codes of the first codebooks (k, T), usually two -> codes of all, int64 (8, T) (spec 4.3)."""
     n_given, T = coarse.shape
     W, device = tokens.fine_window, model.wpe.weight.device
@@ -305,15 +170,14 @@ def coarse_to_fine(
         for k in range(n_given, tokens.n_codebooks):
             if k == tokens.n_codebooks - 1:  # no codebook comes that would read what is drawn behind the end
                 rows = slice(rows.start, min(W, seen + T - start))
-            logits = engine.fine(model, k, window[None], rows, slice(0, tokens.codebook_size))
-            if k == n_given:
-                _check_finite(logits, "fine")
-            p = probabilities(logits[0], config.fine)  # by either system's rules a plain softmax
+            logits = yield Pass(k, window, rows)
+            if k == n_given and not bool(logits.isfinite().all()):
+                raise not_finite("fine", logits)
+            p = probabilities(logits, config.fine)  # by either system's rules a plain softmax
             noise = None
             if config.fine.temperature != 0:  # for every row down to the window's end, read or not
                 noise = exponential((start + W - fill, tokens.codebook_size), generator)[: len(p)]
             window[k, rows] = draw(p, noise)
-            tick(1)
     return codes[:, seen : seen + T].contiguous()
 
 
@@ -325,10 +189,81 @@ def fine_windows(n_frames: int, n_history: int, tokens: TokenConfig) -> list[tup
     return [(min(i * hop, total - W), min(n_history + i * hop, total - hop)) for i in range(n)]
 
 
-def _check_finite(logits: Tensor, stage: str) -> None:
-    """Looked at once a prompt: damaged weights, or float16 on a model that needs more range, show here."""
-    if not bool(logits.isfinite().all()):
-        raise ValueError(
-            f"the {stage} model computed values that are not finite: its weights are damaged, "
-            f"or {logits.dtype} has too little range for them (try float32 or bfloat16)"
-        )
+def fine_passes(coarse: Tensor, voice: Voice | None, tokens: TokenConfig) -> int:
+    """How many passes `fine_row` asks for."""
+    seen = 0 if voice is None else min(voice.fine.shape[1], tokens.max_fine_history)
+    n_given, T = coarse.shape
+    return len(fine_windows(T, seen, tokens)) * (tokens.n_codebooks - n_given) if T else 0
+
+
+# --- one row alone ------------------------------------------------------------------------------------------
+
+
+def text_to_semantic(
+    model: GPT,
+    ids: list[int],
+    voice: Voice | None,
+    generator: torch.Generator,
+    config: GenerationConfig,
+    tokens: TokenConfig,
+    tick: Tick = silent,
+    engine: Engine = PLAIN,
+) -> tuple[Tensor, str]:
+    """`semantic_row`, run by itself. ValueError if the model's values are not finite."""
+    row = semantic_row(model, ids, voice, config, tokens)
+    slots = Slots("semantic", model, 1, semantic_length(config, tokens), engine, tick)
+    return _alone(slots, row, generator)
+
+
+def semantic_to_coarse(
+    model: GPT,
+    semantic: Tensor,
+    voice: Voice | None,
+    generator: torch.Generator,
+    config: GenerationConfig,
+    tokens: TokenConfig,
+    tick: Tick = silent,
+    engine: Engine = PLAIN,
+) -> Tensor:
+    """`coarse_row`, run by itself, as codes, int64 (2, T), T = N * 75 / 49.9."""
+    return coarse_codes(coarse_ids(model, semantic, voice, generator, config, tokens, tick, engine), tokens)
+
+
+def coarse_ids(
+    model: GPT,
+    semantic: Tensor,
+    voice: Voice | None,
+    generator: torch.Generator,
+    config: GenerationConfig,
+    tokens: TokenConfig,
+    tick: Tick = silent,
+    engine: Engine = PLAIN,
+    carry: bool = True,
+) -> Tensor:
+    """`coarse_row`, run by itself."""
+    row = coarse_row(model, semantic, voice, config, tokens, carry)
+    slots = Slots("coarse", model, 1, coarse_length(config, tokens), engine, tick)
+    return _alone(slots, row, generator)
+
+
+def coarse_to_fine(
+    model: FineGPT,
+    coarse: Tensor,
+    voice: Voice | None,
+    generator: torch.Generator,
+    config: GenerationConfig,
+    tokens: TokenConfig,
+    tick: Tick = silent,
+    engine: Engine = PLAIN,
+) -> Tensor:
+    """`fine_row`, run by itself."""
+    row = fine_row(model, coarse, voice, generator, config, tokens)
+    return passes(model, [row], tokens, engine, tick)[0].get()
+
+
+def _alone(slots: Slots, row: Generator, generator: torch.Generator):
+    try:
+        (done,) = through(slots, [(0, row, generator)])
+    finally:
+        slots.close()
+    return done.get()

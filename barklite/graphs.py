@@ -11,75 +11,72 @@ from torch import Tensor, nn
 
 from .codec import Codec
 from .config import SamplingConfig
+from .engine import Choice, Engine, SlotCache
 from .fine import FineGPT
-from .generate import Choice, Engine
 from .gpt import GPT
 from .inputs import first_line
 
 
-class StaticCache:
-    """Keys and values that stay where they are, and what else one captured step of one row reads and writes.
+class StaticCache(SlotCache):
+    """Keys and values that stay where they are, and what else one captured step of all rows reads and writes.
 
-    `length` is the host's count of the filled positions, `position` the device's.
+    `lengths` are the host's counts of the filled positions, `positions` the device's.
     """
 
-    def __init__(self, model: GPT, chunk: int, device: torch.device, dtype: torch.dtype):
-        config = model.config
-        shape = (config.n_layer, 1, config.n_head, config.block_size, config.n_embd // config.n_head)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)  # masked, but read: never NaN
-        self.values = torch.zeros_like(self.keys)
-        self.length = 0
-        self.position, self.index, self.token = (
-            torch.zeros(1, dtype=torch.long, device=device) for _ in range(3)
-        )
-        self.tokens = torch.zeros(chunk, dtype=torch.long, device=device)  # of this chunk
-        self.ended = torch.zeros(chunk, dtype=torch.bool, device=device)
-        self.noise = torch.ones(chunk, model.config.output_vocab_size, device=device)
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """As KVCache, for prompts: write (1, H, T, d) behind the filled part; return all of it."""
-        end = self.length + k.shape[2]
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    def __init__(self, model: GPT, slots: int, chunk: int, device: torch.device, dtype: torch.dtype):
+        super().__init__(model.config, slots, model.config.block_size, device, dtype)
+        self.positions, self.token = (torch.zeros(slots, dtype=torch.long, device=device) for _ in range(2))
+        self.index = torch.zeros(1, dtype=torch.long, device=device)  # of the step within its chunk
+        self.tokens = torch.zeros(chunk, slots, dtype=torch.long, device=device)
+        self.ended = torch.zeros(chunk, slots, dtype=torch.bool, device=device)
+        self.noise = torch.ones(chunk, slots, model.config.output_vocab_size, device=device)
 
     def state(self) -> list[Tensor]:
         """What a step changes, but for keys and values, which a second run writes again as they are."""
-        return [self.position, self.index, self.token, self.tokens, self.ended]
+        return [self.positions, self.index, self.token, self.tokens, self.ended]
 
 
 class _Layer:
-    """One layer of a StaticCache inside a step: writes at `position`, reads a whole bucket."""
+    """One layer of a StaticCache inside a step: each row writes at its position and reads a whole bucket."""
 
-    def __init__(self, keys: Tensor, values: Tensor, position: Tensor, bucket: int):
-        self.keys, self.values, self.position, self.bucket = keys, values, position, bucket
+    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, bucket: int):
+        self.keys, self.values, self.positions, self.bucket = keys, values, positions, bucket
+        self.rows = torch.arange(len(positions), device=positions.device)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys.index_copy_(2, self.position, k.to(self.keys.dtype))
-        self.values.index_copy_(2, self.position, v.to(self.values.dtype))
-        return self.keys[:, :, : self.bucket], self.values[:, :, : self.bucket]
+        n = len(self.positions)
+        for both, new in ((self.keys, k), (self.values, v)):
+            both[self.rows, :, self.positions] = new[:, :, 0].to(both.dtype)
+        return self.keys[:n, :, : self.bucket], self.values[:n, :, : self.bucket]
 
 
 def block_step(
-    block: nn.Module, x: Tensor, mask: Tensor, keys: Tensor, values: Tensor, position: Tensor, bucket: int
+    block: nn.Module, x: Tensor, mask: Tensor, keys: Tensor, values: Tensor, positions: Tensor, bucket: int
 ) -> Tensor:
-    """`block` for one token x (1, 1, D); compiled once a bucket, for all layers of all models alike."""
-    return block(x, mask, False, _Layer(keys, values, position, bucket))
+    """`block` for one token a row, x (B, 1, D); compiled once a bucket, for all layers of all models alike."""
+    return block(x, mask, False, _Layer(keys, values, positions, bucket))
+
+
+def _more_rows(codes: Tensor) -> Tensor:
+    """The last row repeated up to a power of two: few numbers of rows are captured."""
+    lack = (1 << (len(codes) - 1).bit_length()) - len(codes)
+    return torch.cat((codes, codes[-1:].expand(lack, *codes.shape[1:]))) if lack else codes
 
 
 class Graphs(Engine):
     """Steps as CUDA graphs: forward, draw, cache write and position + 1 are one launch.
 
     The noise of a chunk of steps is drawn outside and read by index; the host looks for the end once a chunk.
-    Lengths are bucketed: the first text that needs a length captures it, which takes a fraction of a second,
-    and other sampling settings capture anew, but nothing is compiled again. The passes of the fine model and
-    the codec are captured at their few shapes. One row at a time, from one thread.
+    Lengths are bucketed, and so are numbers of rows (1, 2, 4, 8 ...): the first text that needs a length captures
+    it, which takes a fraction of a second, and other sampling settings capture anew. Blocks are compiled once for
+    a length and a number of rows; those for one row when the engine is made. The passes of the fine model and the
+    codec are captured at their few shapes. From one thread.
     """
 
     chunk = 32
     bucket = 256  # cache lengths are multiples of it
     start_step, frame_step = 128, 128  # first row of a fine window's result, frames of sound: likewise
-    most = 128  # graphs kept
+    most = 256  # graphs kept
 
     def __init__(self, models: list[GPT], device: torch.device, compiler: Callable = torch.compile):
         """compiler: makes `block_step` fast; the identity leaves it as it is."""
@@ -87,7 +84,7 @@ class Graphs(Engine):
         # Dynamo counts, and limits, compilations by code object: each engine has its own.
         own = FunctionType(block_step.__code__.replace(), globals())
         self._block_step = compiler(own, fullgraph=True, dynamic=False)
-        self._caches: dict[GPT, StaticCache] = {}
+        self._free: dict[tuple[GPT, int], list[StaticCache]] = {}  # caches that nobody uses now
         self._weights: dict[nn.Module, tuple[int, ...]] = {}  # where those of the captured graphs lie
         self._graphs: dict[tuple, Callable] = {}
         self._pool, self._stream = None, torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -102,69 +99,77 @@ class Graphs(Engine):
             raise ValueError(f"compile=True on CUDA needs Triton and a C compiler: {reason}") from error
         self.seconds = time.perf_counter() - start
 
-    def cache(self, model: GPT, length: int) -> StaticCache:
-        if model not in self._caches:
-            like = model.wpe(torch.zeros(1, dtype=torch.long, device=self.device))
-            self._caches[model] = StaticCache(model, self.chunk, self.device, like.dtype)
-        cache = self._caches[model]
-        cache.length = 0
-        cache.keys.zero_()  # a value that was not finite would come through the mask
-        cache.values.zero_()
-        return cache
+    def cache(self, model: GPT, length: int, slots: int = 1) -> StaticCache:
+        held = self._free.setdefault((model, slots), [])
+        if held:
+            return held.pop()
+        like = model.wpe(torch.zeros(1, dtype=torch.long, device=self.device))
+        return StaticCache(model, slots, self.chunk, self.device, like.dtype)
+
+    def release(self, model: GPT, cache: StaticCache) -> None:
+        """Its graphs can serve the next rows."""
+        cache.lengths = [0] * len(cache.lengths)
+        self._free[model, len(cache.lengths)].append(cache)
 
     def decode(
-        self, model: GPT, token: Tensor, cache: StaticCache, noise: Tensor | None, choices: Sequence[Choice]
+        self, model: GPT, tokens: Tensor, cache: StaticCache, noise: Tensor | None, choices: Sequence[Choice]
     ) -> tuple[Tensor, Tensor]:
         self._forget_moved(model)
-        cache.token.copy_(token)
-        cache.position.fill_(cache.length)
+        n, B = len(choices), len(tokens)
+        rows = min(
+            1 << (B - 1).bit_length(), len(cache.lengths)
+        )  # those behind the last compute nothing of use
+        most = model.config.block_size
+        cache.token[:B].copy_(tokens)
+        cache.positions.copy_(torch.tensor(cache.lengths).clamp_(max=most - 1))
         cache.index.zero_()
         if noise is not None:
-            cache.noise[: len(noise), : noise.shape[1]].copy_(noise)
+            cache.noise[:n, :B, : noise.shape[2]].copy_(noise)
         for choice in choices:
-            bucket = min(-(-(cache.length + 1) // self.bucket) * self.bucket, model.config.block_size)
-            step = partial(self._step, model, cache, choice, bucket)
-            self._graph((model, choice, bucket), step, cache.state())()
-            cache.length += 1
-        n = len(choices)
-        return cache.tokens[:n].clone(), cache.ended[:n].clone()
+            bucket = min(-(-(max(cache.lengths[:B]) + 1) // self.bucket) * self.bucket, most)
+            step = partial(self._step, model, cache, choice, rows, bucket)
+            self._graph((model, id(cache), choice, rows, bucket), step, cache.state())()
+            cache.lengths[:B] = [length + 1 for length in cache.lengths[:B]]
+        return cache.tokens[:n, :B].clone(), cache.ended[:n, :B].clone()
 
-    def _step(self, model: GPT, cache: StaticCache, choice: Choice, bucket: int) -> None:
-        """One step, from state to state. Nothing in it waits for the device."""
-        x = (model.wte(cache.token) + model.wpe(cache.position))[None]  # (1, 1, D)
-        mask = (torch.arange(bucket, device=self.device) <= cache.position)[None]  # (1, S)
+    def _step(self, model: GPT, cache: StaticCache, choice: Choice, rows: int, bucket: int) -> None:
+        """One step of the first `rows` slots, from state to state. Nothing in it waits for the device."""
+        positions = cache.positions[:rows]
+        x = (model.wte(cache.token[:rows]) + model.wpe(positions))[:, None]  # (B, 1, D)
+        mask = torch.arange(bucket, device=self.device) <= positions[:, None, None, None]  # (B, 1, 1, S)
         for block, keys, values in zip(model.h, cache.keys, cache.values, strict=True):
-            x = self._block_step(block, x, mask, keys, values, cache.position, bucket)
+            x = self._block_step(block, x, mask, keys, values, positions, bucket)
         logits = model.lm_head(model.ln_f(x), choice.vocab)[:, -1]
         noise = None
         if choice.sampling.temperature != 0:
-            noise = cache.noise.index_select(0, cache.index)[:, : choice.width]
+            noise = cache.noise.index_select(0, cache.index)[0, :rows, : choice.width]
         token, ended = choice(logits, noise)
-        cache.tokens.index_copy_(0, cache.index, token)
-        cache.ended.index_copy_(0, cache.index, ended)
-        cache.token.copy_(token)
-        cache.position.add_(1)
+        cache.tokens[:, :rows].index_copy_(0, cache.index, token[None])
+        cache.ended[:, :rows].index_copy_(0, cache.index, ended[None])
+        cache.token[:rows].copy_(token)
+        cache.positions.add_(1).clamp_(max=model.config.block_size - 1)
         cache.index.add_(1)
 
     def fine(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
         self._forget_moved(model)
         T, stop = codes.shape[-1], rows.stop if rows.stop is not None else codes.shape[-1]
         first = rows.start // self.start_step * self.start_step
+        padded = _more_rows(codes)
         out = self._call(
-            (model, codebook, codes.shape, first, vocab.start, vocab.stop),
+            (model, codebook, padded.shape, first, vocab.start, vocab.stop),
             lambda codes: model(codebook, codes, rows=slice(first, T), vocab=vocab)[0],
-            codes,
+            padded,
         )
-        return out[:, rows.start - first : stop - first].clone()
+        return out[: len(codes), rows.start - first : stop - first].clone()
 
     def decode_audio(self, codec: Codec, codes: Tensor) -> Tensor:
         T = codes.shape[-1]
         if T < 16:  # padding on the right changes what is shorter than the filters see (spec 6.2)
             return codec.decode(codes)
         self._forget_moved(codec)
-        padded = F.pad(codes, (0, -T % self.frame_step), value=0)
+        padded = _more_rows(F.pad(codes, (0, -T % self.frame_step), value=0))
         out = self._call((codec, padded.shape), codec.decode, padded)
-        return out[:, : T * codec.config.hop].clone()
+        return out[: len(codes), : T * codec.config.hop].clone()
 
     def _call(self, key: tuple, function: Callable, given: Tensor) -> Tensor:
         """A captured function of one tensor: its result, which the next call overwrites."""
@@ -225,6 +230,7 @@ class Graphs(Engine):
         choice = Choice(0, 2, SamplingConfig(), "suno", 2)
         last = model.config.block_size
         for bucket in (*range(self.bucket, last, self.bucket), last):
-            cache.position.fill_(0)
+            cache.positions.zero_()
             cache.index.zero_()
-            self._step(model, cache, choice, bucket)
+            self._step(model, cache, choice, 1, bucket)
+        self.release(model, cache)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from barklite import Voice, generate, quantize
+from barklite import Voice, engine, quantize
 from barklite.__main__ import main
 from tests import builders
 
@@ -85,7 +85,7 @@ def test_settings_reach_the_generation(command, tiny):
 def test_faster_and_smaller(command, tiny, monkeypatch):
     """--quantize and --compile reach the loading; what is compiled is kept out of this test."""
     seen = []
-    monkeypatch.setattr("barklite.bark.engine_for", lambda *models: seen.append(models) or generate.PLAIN)
+    monkeypatch.setattr("barklite.bark.engine_for", lambda *models: seen.append(models) or engine.PLAIN)
     waves = []
     for options in ((), ("--quantize", "int8", "--compile"), ("--dtype", "bfloat16")):
         assert command("Hello", "-f", *SHORT, *options)[0] == 0
@@ -313,9 +313,9 @@ def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
 
     place, name = {
         "loading": (checkpoint, "load_model"),
-        "semantic": (generate, "text_to_semantic"),
-        "coarse": (generate, "semantic_to_coarse"),
-        "fine": (generate, "coarse_to_fine"),
+        "semantic": (generate, "semantic_row"),
+        "coarse": (generate, "coarse_row"),
+        "fine": (generate, "fine_row"),
         "codec": (Codec, "decode"),
         "writing": (os, "replace"),
     }[stage]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, compile, generate, graphs
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, compile, engine, graphs
 from barklite.config import FineConfig, GPTConfig
 from tests import builders
 
@@ -43,11 +43,11 @@ def same(one, two):
     return one.codes.tolist() == two.codes.tolist() and one.semantic.tolist() == two.semantic.tolist()
 
 
-def with_engine(bark, engine):
+def with_engine(bark, other_engine):
     """The same models with another engine."""
     models = {name: getattr(bark, name) for name in ("semantic", "coarse", "fine", "codec")}
     other = Bark(bark.config, bark.tokenizer, models)
-    other.engine = engine
+    other.engine = other_engine
     return other
 
 
@@ -79,7 +79,7 @@ def compiled(tmp_path_factory):
 def test_compiled_steps_give_the_same_tokens(config, voice, compiled, monkeypatch):
     bark = compiled(monkeypatch)
     assert isinstance(bark.engine, compile.CompiledSteps)
-    plain = with_engine(bark, generate.PLAIN)
+    plain = with_engine(bark, engine.PLAIN)
     assert same(bark.generate("Hello", voice, 1, config), plain.generate("Hello", voice, 1, config))
 
 
@@ -96,12 +96,12 @@ def test_compiled_steps_of_small_weights(options, compiled, monkeypatch):
     )
     with torch.no_grad():
         logits = []
-        for engine in (generate.PLAIN, bark.engine):
-            cache = engine.cache(bark.semantic, 40)
-            bark.semantic(ids[:, :30], cache=cache)
+        for computed in (engine.PLAIN, bark.engine):
+            cache = computed.cache(bark.semantic, 40)
+            computed.prefill(bark.semantic, ids[:, :30], cache, [0], vocab)
             logits.append(
                 torch.cat(
-                    [engine.step(bark.semantic, ids[:, i : i + 1], cache, vocab) for i in range(30, 40)]
+                    [computed.step(bark.semantic, ids[:, i : i + 1], cache, vocab) for i in range(30, 40)]
                 )
             )
     p, q = (x.log_softmax(-1) for x in logits)
@@ -138,7 +138,7 @@ KEYS = """
 from barklite import compile
 from tests.test_compile import wide
 model = wide(quantize="int4").semantic
-block = compile.BlockStep(model.h[0]), compile.RowCache(model, compile.cache_dtype(model)).layers[0][:4]
+block = compile.BlockStep(model.h[0]), compile.RowsCache(model, 1, compile.cache_dtype(model)).layers[0][0][:4]
 head = compile.HeadStep(model), compile.tensors(model.lm_head)
 print(*(compile._key(*part) for part in (block, head)))
 """
@@ -184,18 +184,18 @@ def test_a_damaged_package_is_made_again(tmp_path, monkeypatch):
 def test_a_changed_model_is_not_read_as_it_was(compiled, monkeypatch):
     """Regression: compiled steps read memory as they were told once; other weights get other steps."""
     bark = compiled(monkeypatch)
-    plain, engine = with_engine(bark, generate.PLAIN), bark.engine
+    plain, steps = with_engine(bark, engine.PLAIN), bark.engine
     other = wide(dtype="float16").semantic  # of another kind: compiled, here loaded, on demand
     compiled(monkeypatch, dtype="float16")
-    seconds = engine.seconds
-    changed = with_engine(bark, engine)
+    seconds = steps.seconds
+    changed = with_engine(bark, steps)
     changed.semantic = other
     assert len(changed.text_to_semantic(["a"], seeds=[1], config=SUNO)[0]) == 100
-    assert engine.seconds == seconds
+    assert steps.seconds == seconds
     odd = wide().semantic
     odd.h[1].half()
     with pytest.raises(ValueError, match="layers that are alike"):
-        engine.cache(odd, 10)
+        steps.cache(odd, 10)
     assert same(bark.generate("a", seed=1, config=SUNO), plain.generate("a", seed=1, config=SUNO))
 
 
@@ -241,8 +241,7 @@ def test_bad_arguments():
 
 
 def uncaptured(bark, compiler=lambda function, **_: function):
-    engine = graphs.Graphs([bark.semantic, bark.coarse], torch.device("cpu"), compiler)
-    return with_engine(bark, engine)
+    return with_engine(bark, graphs.Graphs([bark.semantic, bark.coarse], torch.device("cpu"), compiler))
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)

@@ -1,0 +1,415 @@
+"""Rows together give what each gives alone: mixed voices, seeds, lengths and ends, by both rules."""
+
+import itertools
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from barklite import (
+    Bark,
+    BarkConfig,
+    GenerationConfig,
+    Request,
+    SamplingConfig,
+    engine,
+    generate,
+    graphs,
+    slots,
+)
+from barklite.pipeline import PREFIX_FRAMES, decode_audio
+from tests import builders
+
+VOICES = (None, builders.voice("a", 120), builders.voice("b", 700, 1), builders.voice("c", 33, 2))
+GREEDY = SamplingConfig(0)
+# The end is likely enough here that rows end after 1 to 400 tokens (random weights: 10,001 ids, nearly even).
+SUNO = GenerationConfig(min_eos_p=0.0002, max_seconds=8.0)
+SETTINGS = {
+    "suno": SUNO,
+    "transformers": GenerationConfig.transformers(min_eos_p=0.0002, max_seconds=6.0),
+    "filters": replace(SUNO, semantic=SamplingConfig(0.9, 50, 0.8), coarse=SamplingConfig(0.6, 20, 0.9)),
+    "greedy": replace(SUNO, semantic=GREEDY, coarse=GREEDY, fine=GREEDY),
+    "short history": replace(SUNO, max_coarse_history=60),
+}
+
+
+def requests(n, seed=0):
+    """Texts of all lengths, with any voice or none."""
+    random = np.random.default_rng(seed)
+    texts = [
+        "".join(random.choice(list("abc de")) for _ in range(random.integers(1, 60))) + "." for _ in range(n)
+    ]
+    return [Request(text, VOICES[random.integers(len(VOICES))], int(s)) for s, text in enumerate(texts, seed)]
+
+
+def same(one, two):
+    assert one.semantic.tolist() == two.semantic.tolist()
+    assert one.codes.tolist() == two.codes.tolist()
+    assert (one.seed, one.finish_reason, one.text) == (two.seed, two.finish_reason, two.text)
+    assert np.allclose(one.audio, two.audio, atol=1e-5)
+
+
+def alone(bark, given, config):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a text that ends at once is fine here
+        return [bark.generate(one.text, one.voice, one.seed, config) for one in given]
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 16])
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+def test_a_batch_is_its_rows(n, config, tiny):
+    given = requests(n, seed=n)
+    columns = [one.text for one in given], [one.voice for one in given], [one.seed for one in given]
+    expected = alone(tiny, given, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        together = tiny.generate_batch(*columns, config, batch_size=n)
+    for one, two in zip(expected, together, strict=True):
+        same(one, two)
+
+
+def test_the_rows_of_these_tests_differ(tiny):
+    """Of the test above: rows do end apart, some by the end and some by the limit, and histories slide."""
+    clips = alone(tiny, requests(16, seed=16), SUNO)
+    assert len({len(clip.semantic) for clip in clips}) > 6
+    assert {clip.finish_reason for clip in clips} == {"eos", "length"}
+    assert max(clip.codes.shape[1] for clip in clips) > 450  # beyond 4.4 s, where histories slide
+
+
+@pytest.mark.parametrize("stack", [1, 3, 8])
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_stages_in_any_order_of_turns(stack, in_turn, tiny, monkeypatch):
+    """The pipeline as it runs on a GPU, and with offload."""
+    from barklite import bark as module
+
+    made = []
+
+    def pipeline(*arguments, **options):
+        made.append(Pipeline(*arguments, **{**options, "stack": stack, "in_turn": in_turn}))
+        return made[-1]
+
+    Pipeline = module.Pipeline
+    given = requests(10, seed=3)
+    expected = alone(tiny, given, SUNO)
+    monkeypatch.setattr(module, "Pipeline", pipeline)
+    found = dict(tiny.generate_many(given, batch_size=4, config=SUNO))
+    assert sorted(found) == list(range(10))
+    for i, clip in enumerate(expected):
+        same(clip, found[i])
+    assert made
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_refilled_slots(size, tiny):
+    """A slot that a row leaves serves the next one, which knows nothing of it."""
+    given = requests(12, seed=7)
+    expected = alone(tiny, given, SUNO)
+    order = []
+    for i, clip in tiny.generate_many(iter(given), batch_size=size, config=SUNO):
+        same(clip, expected[i])
+        order.append(i)
+    assert sorted(order) == list(range(12))
+    assert size == 1 or order != sorted(order)
+
+
+def test_slots_are_kept_busy(tiny, monkeypatch):
+    """As one text ends the next begins: steps are made with all slots but at the very end."""
+    busy = {"semantic": [], "coarse": []}
+    steps = slots.Slots._steps
+
+    def watched(self):
+        busy[self.name].append(len(self._rows))
+        steps(self)
+
+    monkeypatch.setattr(slots.Slots, "_steps", watched)
+    list(tiny.generate_many(requests(24, seed=1), batch_size=4, config=SUNO))
+    for name, rows in busy.items():
+        until = len(rows) - rows[::-1].index(4)  # the last step with all four
+        assert until > 0.5 * len(rows)
+        begun = rows.index(4)
+        full = sum(n == 4 for n in rows[begun:until]) / (until - begun)
+        assert full > 0.95, (name, full)
+
+
+def test_only_so_many_are_on_their_way(tiny):
+    """The iterable is read as slots become free, and nothing of what has been yielded is kept."""
+    read, unfinished = 0, []
+
+    def endless():
+        nonlocal read
+        for i in itertools.count():
+            read += 1
+            yield Request("a b c", seed=i)
+
+    many = tiny.generate_many(endless(), batch_size=3, config=replace(SUNO, max_seconds=0.5))
+    assert read == 0
+    for done, _ in enumerate(many, 1):
+        unfinished.append(read - done)
+        if done == 40:
+            break
+    many.close()
+    assert 3 <= max(unfinished) <= 6  # a slot's text each in the semantic and in the coarse model
+
+
+def test_what_cannot_be_spoken_does_not_stop_the_rest(tiny, tmp_path):
+    given = [
+        "good", "", Request("good", "nobody"), Request("x" * 300), Request("good", tmp_path / "no.npz"), 7,
+        Request("good", seed=-1), Request("\ud800"), Request("good", voice=3), Request("last"),
+    ]  # fmt: skip
+    config = replace(SUNO, max_seconds=0.3)
+    found = dict(tiny.generate_many(given, config=config))
+    assert len(found) == len(given)
+    errors = {i: str(found[i]) for i in found if isinstance(found[i], Exception)}
+    assert sorted(errors) == [1, 2, 3, 4, 5, 6, 7, 8]
+    for i, words in {1: "empty", 2: "nobody", 3: "300 tokens", 4: "no voice file", 5: "a Request or a string",
+                     6: "seed is -1", 7: "surrogate", 8: "a voice is"}.items():  # fmt: skip
+        assert words in errors[i]
+
+
+def test_values_that_are_not_finite_end_one_row(tiny):
+    """A row whose prompt goes wrong is its own error; the slot that it leaves is clean."""
+    config = replace(SUNO, max_seconds=0.5)
+    expected = {i: tiny.generate("good", seed=i, config=config) for i in (0, 2, 3, 4)}
+    row = int(tiny.tokenizer.encode("Z")[0]) + tiny.config.tokens.text_offset
+    weight = tiny.semantic.wte.weight
+    kept = weight.data[row].clone()
+    try:
+        weight.data[row] = torch.nan
+        texts = ["good", "Z", "good", "good", "good"]
+        given = [Request(text, seed=i) for i, text in enumerate(texts)]
+        found = dict(tiny.generate_many(given, batch_size=2, config=config))
+    finally:
+        weight.data[row] = kept
+    assert "semantic model computed values that are not finite" in str(found.pop(1))
+    for i, clip in found.items():
+        same(clip, expected[i])
+
+
+def test_bad_settings_raise_at_once(tiny):
+    for options, words in (
+        (dict(batch_size=0), "batch_size is 0"),
+        (dict(batch_size=2.5), "batch_size is 2.5"),
+        (dict(batch_size=True), "batch_size is True"),
+        (dict(retries=-1), "retries is -1"),
+        (dict(retries=0.5), "retries is 0.5"),
+        (dict(config={}), "config must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tiny.generate_many(["a"], **options)
+    for given in ("a text", Request("a"), 7):
+        with pytest.raises(ValueError, match="requests must be an iterable"):
+            tiny.generate_many(given)
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match="each row its own"):
+        tiny.text_to_semantic(["a", "b"], seeds=[generator, generator])
+
+
+def test_an_error_of_the_iterable_comes_through(tiny):
+    def broken():
+        yield "a"
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        list(tiny.generate_many(broken(), config=replace(SUNO, max_seconds=0.3)))
+
+
+def test_two_iterations_at_a_time(tiny):
+    """Regression: with graphs both would have written into one cache."""
+    config = replace(SUNO, max_seconds=1.0)
+    fast = Bark(
+        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
+    )
+    fast.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
+    given = requests(6, seed=5)
+    expected = alone(tiny, given, config)
+    pairs = zip(
+        fast.generate_many(given, batch_size=2, config=config),
+        fast.generate_many(given, batch_size=2, config=config),
+        strict=True,
+    )
+    for (i, one), (j, two) in pairs:
+        same(one, expected[i])
+        same(two, expected[j])
+
+
+# --- retries ------------------------------------------------------------------------------------------------
+
+
+def test_retries(tiny):
+    """A text that reaches the limit is spoken again with a seed that follows from the first."""
+    config = replace(SUNO, max_seconds=2.0)
+    first = tiny.generate("Hello", seed=1, config=config)
+    assert first.finish_reason == "length"
+    again = tiny.generate("Hello", seed=1, config=config, retries=50)
+    assert again.finish_reason == "eos"
+    assert len(again.semantic)
+    assert again.seed != 1
+    same(again, tiny.generate("Hello", seed=again.seed, config=config))
+    same(again, tiny.generate_batch(["x", "Hello"], seeds=[0, 1], config=config, retries=50)[1])
+    short = replace(config, max_seconds=0.1)
+    last = tiny.generate("Hello", seed=1, config=short, retries=2)
+    assert (last.finish_reason, last.seed == 1) == ("length", False)
+    good = tiny.generate("Hello", seed=again.seed, config=config, retries=5)
+    assert good.seed == again.seed  # nothing to try again
+
+
+def test_a_text_that_says_nothing_is_tried_again(tiny):
+    config = replace(SUNO, max_seconds=2.0, min_eos_p=0.00013)
+    empty = next(
+        s for s in range(200) if not len(tiny.text_to_semantic(["Hello"], seeds=[s], config=config)[0])
+    )
+    with pytest.warns(UserWarning, match="ended 'Hello' at once"):
+        assert len(tiny.generate("Hello", seed=empty, config=config).audio) == 0
+    assert len(tiny.generate("Hello", seed=empty, config=config, retries=50).audio)
+
+
+# --- the parts ----------------------------------------------------------------------------------------------
+
+
+def test_stages_take_rows_together(tiny):
+    given = requests(9, seed=11)
+    voices = [one.voice for one in given]
+
+    def generators():
+        return [torch.Generator().manual_seed(one.seed) for one in given]
+
+    def each(stage, *columns):
+        made = generators()
+        return [
+            stage([row], [voice], [g], SUNO)[0] for row, voice, g in zip(*columns, voices, made, strict=True)
+        ]
+
+    texts = [one.text for one in given]
+    semantic = tiny.text_to_semantic(texts, voices, generators(), SUNO)
+    assert all(map(torch.equal, semantic, each(tiny.text_to_semantic, texts)))
+    coarse = tiny.semantic_to_coarse(semantic, voices, generators(), SUNO)
+    assert all(map(torch.equal, coarse, each(tiny.semantic_to_coarse, semantic)))
+    codes = tiny.coarse_to_fine(coarse, voices, generators(), SUNO)
+    assert all(map(torch.equal, codes, each(tiny.coarse_to_fine, coarse)))
+    mixed = [row[: 1 + i % 7] for i, row in enumerate(codes)]  # of 1 to 7 given codebooks
+    filled = tiny.coarse_to_fine(mixed, voices, generators(), SUNO)
+    assert all(map(torch.equal, filled, each(tiny.coarse_to_fine, mixed)))
+
+
+def test_the_codec_decodes_rows_of_any_length_together(tiny):
+    codes = torch.randint(0, 1024, (8, 200), generator=torch.Generator().manual_seed(0))
+    rows = [codes[:k, :T] for T in (0, 1, 5, 6, 7, 8, 60, 200) for k in (8, 3)]
+    together = tiny.decode(rows)
+    for row, audio in zip(rows, together, strict=True):
+        assert audio.shape == (320 * row.shape[1],)
+        assert torch.allclose(audio, tiny.decode([row])[0], atol=1e-6)
+    # One frame less than that, and padding would be heard.
+    short = codes[None, :, : PREFIX_FRAMES - 1]
+    padded = tiny.codec.decode(codes[None])[:, : 320 * (PREFIX_FRAMES - 1)]
+    with torch.no_grad():
+        assert not torch.allclose(tiny.codec.decode(short), padded, atol=1e-4)
+    assert decode_audio(tiny.codec, [], engine.PLAIN) == []
+
+
+def test_rows_of_different_length_in_one_cache(tiny):
+    """One position and one mask a row: the logits of a batched step are those of each row alone."""
+    model, vocab = tiny.coarse, slice(0, 500)
+    lengths = (3, 30, 17, 30)
+    ids = torch.randint(0, 10_000, (4, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = engine.PLAIN.cache(model, 40, 4)
+        for slot, n in enumerate(lengths):
+            engine.PLAIN.prefill(model, ids[slot : slot + 1, :n], together, [slot], vocab)
+        for i in range(5):
+            newest = torch.stack([ids[slot, n + i] for slot, n in enumerate(lengths)])
+            logits = engine.PLAIN.step(model, newest[:, None], together, vocab)
+            for slot, n in enumerate(lengths):
+                expected = model(ids[slot : slot + 1, : n + i + 1], vocab=vocab)[0][0, -1]
+                assert torch.allclose(logits[slot], expected, atol=1e-5)
+    assert together.lengths == [n + 5 for n in lengths]
+
+
+def test_held_rows_are_not_disturbed(tiny):
+    """A row that waits for its neighbours, at another codebook of a frame, decodes its last token again."""
+    config, t = SUNO, tiny.config.tokens
+    semantic = [torch.randint(0, 10_000, (n,), generator=torch.Generator().manual_seed(n)) for n in (60, 45)]
+    expected = [
+        generate.coarse_ids(tiny.coarse, row, None, torch.Generator().manual_seed(i), config, t)
+        for i, row in enumerate(semantic)
+    ]
+    pool = slots.Slots("coarse", tiny.coarse, 2, generate.coarse_length(config, t))
+    rows = [generate.coarse_row(tiny.coarse, row, None, config, t) for row in semantic]
+    pool.admit(0, rows[0], torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pool._prompts()
+        for _ in range(6):
+            pool._steps()  # now the first row is one token into a frame, and the second one enters
+        pool.admit(1, rows[1], torch.Generator().manual_seed(1))
+        pool._prompts()
+        held = [row.choice.start for row in pool._rows]
+    done = [*pool.run(), *pool.run()]
+    for one in done:
+        assert torch.equal(one.result, expected[one.key])
+    pool.admit(2, rows[0].__class__ and generate.coarse_row(tiny.coarse, semantic[0], None, config, t),
+               torch.Generator().manual_seed(0))  # fmt: skip
+    with torch.no_grad():
+        pool._prompts()
+        for _ in range(7):
+            pool._steps()
+        pool.admit(
+            3,
+            generate.coarse_row(tiny.coarse, semantic[1], None, config, t),
+            torch.Generator().manual_seed(1),
+        )
+        pool._prompts()
+        held += [row.choice.start for row in pool._rows]
+    done = [*pool.run(), *pool.run()]
+    for one in done:
+        assert torch.equal(one.result, expected[one.key - 2])
+    assert len({*held[:2]}) + len({*held[2:]}) == 3  # in one of the two cases they were apart
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+def test_graphs_give_the_same_batches(config, tiny):
+    fast = Bark(
+        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
+    )
+    fast.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
+    given = requests(7, seed=2)
+    expected = alone(tiny, given, config)
+    found = dict(fast.generate_many(given, batch_size=5, config=config))
+    for i, clip in enumerate(expected):
+        same(clip, found[i])
+
+
+def test_noise_of_a_gpu_comes_in_blocks():
+    """A row's noise does not depend on how many steps are made at a time, which its neighbours decide."""
+
+    class OnDevice:  # a generator that says that it is not the CPU's
+        device = torch.device("cuda")
+
+    choice = engine.Choice(0, 8, SamplingConfig(), "suno", 8)
+    drawn = []
+    for takes in ((1, 32, 32, 5), (1, 7, 30, 2, 30)):
+        source = torch.Generator().manual_seed(0)
+        noise = slots._Noise(OnDevice())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                slots, "exponential", lambda shape, _, source=source: torch.rand(shape, generator=source)
+            )
+            drawn.append(torch.cat([noise.take(n, choice) for n in takes]))
+    assert torch.equal(*drawn)
+    assert len(drawn[0]) == 70
+
+
+def test_small_config_of_other_sizes():
+    """Batches do not know Bark's numbers: three coarse codebooks, another window."""
+    base = BarkConfig.tiny()
+    tokens = replace(base.tokens, n_coarse=3, coarse_window=30, max_coarse_history=300)
+    coarse = replace(base.coarse, input_vocab_size=14_000, output_vocab_size=14_000)
+    tokens = replace(tokens, coarse_pad=13_500, coarse_infer=13_501)
+    config = replace(base, tokens=tokens, coarse=coarse)
+    bark = Bark.from_config(config, seed=1, device="cpu")
+    settings = replace(SUNO, max_coarse_history=300, max_seconds=2.0)
+    given = [Request("a" * (1 + i), None, i) for i in range(7)]
+    expected = alone(bark, given, settings)
+    found = dict(bark.generate_many(given, batch_size=3, config=settings))
+    for i, clip in enumerate(expected):
+        same(clip, found[i])
