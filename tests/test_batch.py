@@ -19,23 +19,25 @@ from barklite import (
     graphs,
     slots,
 )
-from barklite.pipeline import PREFIX_FRAMES, decode_audio
+from barklite.pipeline import PREFIX_FRAMES, Job, decode_audio
 from tests import builders
 
 VOICES = (None, builders.voice("a", 120), builders.voice("b", 700, 1), builders.voice("c", 33, 2))
 GREEDY = SamplingConfig(0)
-# The end is likely enough here that rows end after 1 to 400 tokens (random weights: 10,001 ids, nearly even).
-SUNO = GenerationConfig(min_eos_p=0.0002, max_seconds=8.0)
+# With random weights 10,001 ids are nearly even: at this likelihood of the end rows have 2 to 300 tokens.
+SUNO = GenerationConfig(min_eos_p=0.0008, max_seconds=6.0)
 SETTINGS = {
     "suno": SUNO,
-    "transformers": GenerationConfig.transformers(min_eos_p=0.0002, max_seconds=6.0),
-    "filters": replace(SUNO, semantic=SamplingConfig(0.9, 50, 0.8), coarse=SamplingConfig(0.6, 20, 0.9)),
-    "greedy": replace(SUNO, semantic=GREEDY, coarse=GREEDY, fine=GREEDY),
+    "transformers": GenerationConfig.transformers(min_eos_p=0.0008, max_seconds=5.0),
+    "filters": replace(
+        SUNO, semantic=SamplingConfig(0.9, 50, 0.8), coarse=SamplingConfig(0.6, 20, 0.9), max_seconds=3.0
+    ),
+    "greedy": replace(SUNO, max_seconds=1.5, semantic=GREEDY, coarse=GREEDY, fine=GREEDY),
     "short history": replace(SUNO, max_coarse_history=60),
 }
 
 
-def requests(n, seed=0):
+def requests(n, seed=16):
     """Texts of all lengths, with any voice or none."""
     random = np.random.default_rng(seed)
     texts = [
@@ -51,16 +53,23 @@ def same(one, two):
     assert np.allclose(one.audio, two.audio, atol=1e-5)
 
 
+MADE = {}  # clips made alone, which several tests compare with
+
+
 def alone(bark, given, config):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a text that ends at once is fine here
-        return [bark.generate(one.text, one.voice, one.seed, config) for one in given]
+        for one in given:
+            key = bark, one.text, one.voice, one.seed, config
+            if key not in MADE:
+                MADE[key] = bark.generate(one.text, one.voice, one.seed, config)
+    return [MADE[bark, one.text, one.voice, one.seed, config] for one in given]
 
 
-@pytest.mark.parametrize("n", [2, 3, 8, 16])
+@pytest.mark.parametrize("n", [2, 7, 16])
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 def test_a_batch_is_its_rows(n, config, tiny):
-    given = requests(n, seed=n)
+    given = requests(16)[-n:]
     columns = [one.text for one in given], [one.voice for one in given], [one.seed for one in given]
     expected = alone(tiny, given, config)
     with warnings.catch_warnings():
@@ -72,10 +81,10 @@ def test_a_batch_is_its_rows(n, config, tiny):
 
 def test_the_rows_of_these_tests_differ(tiny):
     """Of the test above: rows do end apart, some by the end and some by the limit, and histories slide."""
-    clips = alone(tiny, requests(16, seed=16), SUNO)
+    clips = alone(tiny, requests(16), SUNO)
     assert len({len(clip.semantic) for clip in clips}) > 6
     assert {clip.finish_reason for clip in clips} == {"eos", "length"}
-    assert max(clip.codes.shape[1] for clip in clips) > 450  # beyond 4.4 s, where histories slide
+    assert max(clip.codes.shape[1] for clip in clips) > 400  # beyond 4.4 s, where histories slide
 
 
 @pytest.mark.parametrize("stack", [1, 3, 8])
@@ -91,7 +100,7 @@ def test_stages_in_any_order_of_turns(stack, in_turn, tiny, monkeypatch):
         return made[-1]
 
     Pipeline = module.Pipeline
-    given = requests(10, seed=3)
+    given = requests(16)[:10]
     expected = alone(tiny, given, SUNO)
     monkeypatch.setattr(module, "Pipeline", pipeline)
     found = dict(tiny.generate_many(given, batch_size=4, config=SUNO))
@@ -104,7 +113,7 @@ def test_stages_in_any_order_of_turns(stack, in_turn, tiny, monkeypatch):
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_refilled_slots(size, tiny):
     """A slot that a row leaves serves the next one, which knows nothing of it."""
-    given = requests(12, seed=7)
+    given = requests(16)[4:]
     expected = alone(tiny, given, SUNO)
     order = []
     for i, clip in tiny.generate_many(iter(given), batch_size=size, config=SUNO):
@@ -124,13 +133,13 @@ def test_slots_are_kept_busy(tiny, monkeypatch):
         steps(self)
 
     monkeypatch.setattr(slots.Slots, "_steps", watched)
-    list(tiny.generate_many(requests(24, seed=1), batch_size=4, config=SUNO))
+    list(tiny.generate_many(requests(16), batch_size=4, config=SUNO))
     for name, rows in busy.items():
         until = len(rows) - rows[::-1].index(4)  # the last step with all four
-        assert until > 0.5 * len(rows)
+        assert until > 0.4 * len(rows)
         begun = rows.index(4)
         full = sum(n == 4 for n in rows[begun:until]) / (until - begun)
-        assert full > 0.95, (name, full)
+        assert full > 0.9, (name, full)
 
 
 def test_only_so_many_are_on_their_way(tiny):
@@ -147,7 +156,7 @@ def test_only_so_many_are_on_their_way(tiny):
     assert read == 0
     for done, _ in enumerate(many, 1):
         unfinished.append(read - done)
-        if done == 40:
+        if done == 25:
             break
     many.close()
     assert 3 <= max(unfinished) <= 6  # a slot's text each in the semantic and in the coarse model
@@ -155,7 +164,7 @@ def test_only_so_many_are_on_their_way(tiny):
 
 def test_what_cannot_be_spoken_does_not_stop_the_rest(tiny, tmp_path):
     given = [
-        "good", "", Request("good", "nobody"), Request("x" * 300), Request("good", tmp_path / "no.npz"), 7,
+        "good", "", Request("good", "nobody"), Request("x " * 300), Request("good", tmp_path / "no.npz"), 7,
         Request("good", seed=-1), Request("\ud800"), Request("good", voice=3), Request("last"),
     ]  # fmt: skip
     config = replace(SUNO, max_seconds=0.3)
@@ -255,21 +264,27 @@ def test_retries(tiny):
     assert good.seed == again.seed  # nothing to try again
 
 
-def test_a_text_that_says_nothing_is_tried_again(tiny):
-    config = replace(SUNO, max_seconds=2.0, min_eos_p=0.00013)
-    empty = next(
-        s for s in range(200) if not len(tiny.text_to_semantic(["Hello"], seeds=[s], config=config)[0])
-    )
-    with pytest.warns(UserWarning, match="ended 'Hello' at once"):
-        assert len(tiny.generate("Hello", seed=empty, config=config).audio) == 0
-    assert len(tiny.generate("Hello", seed=empty, config=config, retries=50).audio)
+def test_what_is_tried_again(tiny):
+    """A text that says nothing, too; and never more often than asked."""
+    for n, reason, attempt, expected in (
+        (0, "eos", 0, True),
+        (5, "eos", 0, False),
+        (5, "length", 0, True),
+        (5, "length", 1, True),
+        (5, "length", 2, False),
+    ):
+        job = Job(0, "a", generator=torch.Generator(), attempt=attempt)
+        job.semantic, job.finish_reason = torch.zeros(n), reason
+        assert tiny._pipeline(SUNO, 1, retries=2)._again(job) == expected
+        assert job.attempt == attempt + expected
+        assert (job.seed != 0) == expected == (job.generator.initial_seed() == job.seed)
 
 
 # --- the parts ----------------------------------------------------------------------------------------------
 
 
 def test_stages_take_rows_together(tiny):
-    given = requests(9, seed=11)
+    given = requests(16)[:9]
     voices = [one.voice for one in given]
 
     def generators():
@@ -326,44 +341,29 @@ def test_rows_of_different_length_in_one_cache(tiny):
     assert together.lengths == [n + 5 for n in lengths]
 
 
-def test_held_rows_are_not_disturbed(tiny):
-    """A row that waits for its neighbours, at another codebook of a frame, decodes its last token again."""
-    config, t = SUNO, tiny.config.tokens
+@pytest.mark.parametrize("steps, apart", [(6, False), (7, True)])
+def test_held_rows_are_not_disturbed(steps, apart, tiny):
+    """A row that waits for a neighbour at another codebook of its frame decodes its last token again."""
+    t = tiny.config.tokens
     semantic = [torch.randint(0, 10_000, (n,), generator=torch.Generator().manual_seed(n)) for n in (60, 45)]
-    expected = [
-        generate.coarse_ids(tiny.coarse, row, None, torch.Generator().manual_seed(i), config, t)
-        for i, row in enumerate(semantic)
-    ]
-    pool = slots.Slots("coarse", tiny.coarse, 2, generate.coarse_length(config, t))
-    rows = [generate.coarse_row(tiny.coarse, row, None, config, t) for row in semantic]
-    pool.admit(0, rows[0], torch.Generator().manual_seed(0))
+
+    def generator(i):
+        return torch.Generator().manual_seed(i)
+
+    pool = slots.Slots("coarse", tiny.coarse, 2, generate.coarse_length(SUNO, t))
     with torch.no_grad():
-        pool._prompts()
-        for _ in range(6):
-            pool._steps()  # now the first row is one token into a frame, and the second one enters
-        pool.admit(1, rows[1], torch.Generator().manual_seed(1))
-        pool._prompts()
-        held = [row.choice.start for row in pool._rows]
+        for i, row in enumerate(semantic):
+            pool.admit(i, generate.coarse_row(tiny.coarse, row, None, SUNO, t), generator(i))
+            pool._prompts()
+            if i == 0:
+                for _ in range(steps):
+                    pool._steps()
+    assert (len({row.choice for row in pool._rows}) == 2) == apart
     done = [*pool.run(), *pool.run()]
+    assert len(done) == 2
     for one in done:
-        assert torch.equal(one.result, expected[one.key])
-    pool.admit(2, rows[0].__class__ and generate.coarse_row(tiny.coarse, semantic[0], None, config, t),
-               torch.Generator().manual_seed(0))  # fmt: skip
-    with torch.no_grad():
-        pool._prompts()
-        for _ in range(7):
-            pool._steps()
-        pool.admit(
-            3,
-            generate.coarse_row(tiny.coarse, semantic[1], None, config, t),
-            torch.Generator().manual_seed(1),
-        )
-        pool._prompts()
-        held += [row.choice.start for row in pool._rows]
-    done = [*pool.run(), *pool.run()]
-    for one in done:
-        assert torch.equal(one.result, expected[one.key - 2])
-    assert len({*held[:2]}) + len({*held[2:]}) == 3  # in one of the two cases they were apart
+        expected = generate.coarse_ids(tiny.coarse, semantic[one.key], None, generator(one.key), SUNO, t)
+        assert torch.equal(one.result, expected)
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
@@ -372,7 +372,7 @@ def test_graphs_give_the_same_batches(config, tiny):
         tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
     )
     fast.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
-    given = requests(7, seed=2)
+    given = requests(16)[-7:]
     expected = alone(tiny, given, config)
     found = dict(fast.generate_many(given, batch_size=5, config=config))
     for i, clip in enumerate(expected):
