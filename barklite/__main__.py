@@ -4,11 +4,10 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import __version__
-
-PAUSE = 0.25  # seconds of silence between the sentences of a long text
 
 DESCRIPTION = """Speak a text with Bark.
 
@@ -77,22 +76,28 @@ def _speak(arguments: list[str]) -> int:
         "--min-eos-p", type=float, metavar="P", help="end when the end is this likely (default: 0.2)"
     )
     group.add_argument("--max-seconds", type=float, metavar="S", help="end after this much sound")
-    group = parser.add_argument_group("a corpus (-i FILE.jsonl)")
-    group.add_argument("--batch-size", type=int, metavar="N", help="rows that are spoken side by side")
     group.add_argument(
-        "--retries", type=int, metavar="N", help="more trials for a row that reached the length limit"
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="try N other seeds when the length limit is reached",
     )
+    group = parser.add_argument_group("long texts, and a corpus (-i FILE.jsonl)")
     group.add_argument(
-        "--shard", metavar="I/N", help="speak part I of N, by the ids' hash; parts may run at the same time"
+        "--pause", type=float, default=0.25, metavar="S", help="seconds of silence between sentences"
+    )
+    group.add_argument("--batch-size", type=int, metavar="N", help="sentences or rows spoken at a time")
+    group.add_argument(
+        "--shard", metavar="I/N", help="speak part I of N of a corpus; parts may run at the same time"
     )
     options = parser.parse_args(arguments)
     if (options.text is None) == (options.input is None):
         parser.error("give one thing to say: a text, - for standard input, or -i FILE")
     if options.input is not None and options.input.endswith(".jsonl"):
         return _corpus(options)
-    for name in ("batch_size", "retries", "shard"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is for a corpus: -i FILE.jsonl")
+    if options.shard is not None:
+        raise ValueError("--shard is for a corpus: -i FILE.jsonl")
     options.output = "bark.wav" if options.output is None else options.output
 
     text, long = _text(options)
@@ -116,9 +121,18 @@ def _speak(arguments: list[str]) -> int:
     config = config_of(bark.config.generation)
     progress = False if options.quiet else None
     if long:
-        clips = list(bark.stream(text, options.voice, options.seed, config, progress))
+        clips = bark.stream(
+            text,
+            options.voice,
+            options.seed,
+            config,
+            progress,
+            pause=options.pause,
+            batch_size=options.batch_size,
+            retries=options.retries,
+        )
     else:
-        clips = [bark.generate(text, options.voice, options.seed, config, progress)]
+        clips = [bark.generate(text, options.voice, options.seed, config, progress, options.retries)]
     _write(options, clips)
     return 0
 
@@ -143,7 +157,7 @@ def _corpus(options: argparse.Namespace) -> int:
             requests,
             batch_size=options.batch_size,
             config=config_of(bark.config.generation),
-            retries=options.retries or 0,
+            retries=options.retries,
         )
 
     done = speak(
@@ -230,33 +244,35 @@ def _generation(options: argparse.Namespace):
     return changed
 
 
-def _write(options: argparse.Namespace, clips: list) -> None:
-    """The joined sound and, if asked, the voice; and a line that says what was made."""
-    import numpy as np
-
+def _write(options: argparse.Namespace, clips: Iterable) -> None:
+    """The joined sound, written while it is made; if asked the voice; a line that says what was made."""
     from . import atomic
-    from .clip import clipped, wav
+    from .clip import WavWriter
 
-    rate = clips[0].sample_rate
-    silence = np.zeros(round(PAUSE * rate), dtype=np.float32)
-    parts = [part for clip in clips for part in (silence, clip.audio)][1:]
-    audio = np.concatenate(parts)
-    if not options.float and (n := clipped(audio)):
+    first, seconds, count, cut = None, {}, 0, 0
+    with atomic.writing(options.output) as file:
+        for clip in clips:
+            if first is None:
+                first, writer = clip, WavWriter(file, clip.sample_rate, options.float)
+            writer.write(clip.audio)
+            count, cut = count + 1, cut + (clip.finish_reason == "length")
+            for stage, second in clip.timings.items():
+                seconds[stage] = seconds.get(stage, 0.0) + second
+        writer.finish()
+    if not options.float and writer.clipped:
         warnings.warn(
-            f"{n} of {len(audio)} samples were clipped to [-1, 1] (--float keeps them)", stacklevel=2
+            f"{writer.clipped} of {writer.samples} samples were clipped to [-1, 1] (--float keeps them)",
+            stacklevel=2,
         )
-    atomic.write_bytes(options.output, wav(audio, rate, options.float))
     if options.save_voice:  # after the sound, which a clip too short to be a voice must not cost
-        clips[0].voice().save(options.save_voice)
+        first.voice().save(options.save_voice)
     if not options.quiet:
-        seconds = {stage: sum(clip.timings[stage] for clip in clips) for stage in clips[0].timings}
         spent = ", ".join(f"{stage} {second:.1f} s" for stage, second in seconds.items())
-        cut = sum(clip.finish_reason == "length" for clip in clips)
-        note = f"; {cut} of {len(clips)} reached the length limit" if cut else ""
-        print(
-            f"{options.output}: {len(audio) / rate:.1f} s, seed {clips[0].seed}{note} ({spent})",
-            file=sys.stderr,
-        )
+        note = f"; {cut} of {count} reached the length limit" if cut else ""
+        if first.first_audio is not None:
+            note += f"; first sound after {first.first_audio:.1f} s"
+        length = f"{writer.samples / first.sample_rate:.1f} s"
+        print(f"{options.output}: {length}, seed {first.seed}{note} ({spent})", file=sys.stderr)
 
 
 def _voices(arguments: list[str]) -> int:

@@ -1,37 +1,54 @@
 """Files appear whole: every output is written beside its place and renamed (or, failing, removed)."""
 
 import contextlib
+import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Put `data` at `path`: a reader sees the old file or the whole new one, never a part.
+    """Put `data` at `path`, as `writing` does."""
+    with writing(path) as file:
+        file.write(data)
 
-    A device or pipe (`/dev/stdout`) is written to, not replaced; a symbolic link stays and its target
-    changes. Raises OSError naming `path` (no such directory, no permission, disk full) and then leaves no
-    trace.
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write and seek in, which becomes `path` when the block ends well, and else vanishes.
+
+    A reader sees the old file or the whole new one, never a part. A device or pipe (`/dev/stdout`) is written
+    to at the end, not replaced; a symbolic link stays and its target changes. Raises OSError naming `path`
+    (no such directory, no permission, disk full) and then leaves no trace.
     """
     try:
         if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "wb") as file:  # a directory raises IsADirectoryError here
-                file.write(data)
+            with (
+                open(path, "wb") as device,
+                io.BytesIO() as file,
+            ):  # a directory raises IsADirectoryError here
+                yield file
+                device.write(file.getbuffer())
         else:
-            _write_beside(Path(os.path.realpath(path)), data)
+            with _beside_it(Path(os.path.realpath(path))) as file:
+                yield file
     except OSError as error:
+        if error.errno is None:
+            raise
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
-def _write_beside(target: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def _beside_it(target: Path) -> Iterator[BinaryIO]:
     unfinished = _beside(target)
     mode = target.stat().st_mode & 0o777 if target.exists() else None
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave a renamed file without its content
         if mode is not None:

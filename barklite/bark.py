@@ -5,6 +5,7 @@ import numbers
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, generate, hub, layouts, sampling, sentences
+from . import checkpoint, generate, hub, layouts, sampling, sentences, stream
 from . import quantize as quantizing
 from .clip import Clip
 from .codec import Codec
@@ -24,38 +25,23 @@ from .config import BarkConfig, GenerationConfig, TokenConfig
 from .engine import PLAIN
 from .fine import FineGPT
 from .gpt import GPT
-from .inputs import Rows, check_text, one_a_row, pick_device, pick_dtype, shortened, token_rows
-from .pipeline import Job, Pipeline, Ticks, decode_audio
+from .inputs import (
+    Rows,
+    check_text,
+    free_memory,
+    is_seconds,
+    one_a_row,
+    pick_device,
+    pick_dtype,
+    shortened,
+    token_rows,
+)
+from .pipeline import PREFIX_FRAMES, Bars, Job, Pipeline, decode_audio
 from .slots import Slots, passes, through
 from .tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
 from .voice import Voice, unknown, voices
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
-
-
-class Bars(Ticks):
-    """A progress bar a stage on stderr, each from when its work is known. shown: None is only on a terminal."""
-
-    def __init__(self, shown: bool | None):
-        self.hidden = None if shown is None else not shown
-        self.bars = {}
-
-    def __enter__(self) -> "Bars":
-        return self
-
-    def __exit__(self, *error) -> None:
-        for bar in self.bars.values():
-            bar.close()
-
-    def expect(self, stage: str, n: int) -> None:
-        from tqdm import tqdm
-
-        if stage not in self.bars:
-            self.bars[stage] = tqdm(total=0, desc=stage, leave=False, disable=self.hidden)
-        self.bars[stage].total += n
-
-    def tick(self, stage: str, n: int) -> None:
-        self.bars[stage].update(n)
 
 
 @dataclass(frozen=True)
@@ -250,8 +236,8 @@ class Bark:
         """Speak several texts together, each with its own voice and seed; a clip does not depend on its
         neighbours.
 
-        voices: one for all, or a list with one (or None) a text. seeds: one a text. batch_size: at most so many
-        at a time; None is 8 on a CPU, else 32. The rest as in `generate`.
+        voices: one for all, or a list with one (or None) a text. seeds: one a text. batch_size: see
+        `generate_many`. The rest as in `generate`.
         """
         config = self._settings(config)
         ids = self._ids(texts, config)
@@ -262,7 +248,7 @@ class Bark:
             Job(i, *row, sampling.generator(row[-1], self.device))
             for i, row in enumerate(zip(texts, ids, voices, seeds, strict=True))
         ]
-        size = min(self._batch_size(batch_size), max(1, len(jobs)))
+        size = min(self._batch_size(batch_size, config), max(1, len(jobs)))
         with Bars(progress) as bars:
             for job in self._pipeline(config, size, retries, bars).run(iter(jobs)):
                 if job.error is not None:
@@ -285,17 +271,18 @@ class Bark:
     ) -> Iterator[tuple[int, Clip | Exception]]:
         """Speak any number of texts: (index, Clip) of each as soon as it is ready, in no certain order.
 
-        requests: read as they are needed, so memory does not grow with their number. One that cannot be spoken
-            gives (index, its ValueError or OSError), and the rest go on.
-        batch_size: how many are spoken at a time; as one ends, the next begins. None is 8 on a CPU, else 32.
+        requests: read as they are needed, so memory does not grow with their number. One that cannot be
+            spoken gives (index, its ValueError or OSError), and the rest go on.
+        batch_size: how many are spoken at a time; as one ends, the next begins. None is 8 on a CPU, else 32,
+            or fewer where memory is short.
         progress: a bar that counts clips. The rest as in `generate`.
 
-        A clip is the same whatever the batch size and its neighbours. Bad settings raise ValueError here and now.
+        A clip does not depend on the batch size and its neighbours. Bad settings raise ValueError at once.
         """
         if isinstance(requests, (str, Request)) or not isinstance(requests, Iterable):
             raise ValueError(f"requests must be an iterable of Request or str, not {type(requests).__name__}")
         config = self._settings(config)
-        pipeline = self._pipeline(config, self._batch_size(batch_size), retries)
+        pipeline = self._pipeline(config, self._batch_size(batch_size, config), retries)
         return self._many(requests, pipeline, config, progress)
 
     def _many(self, requests, pipeline: Pipeline, config, progress) -> Iterator[tuple[int, Clip | Exception]]:
@@ -334,14 +321,28 @@ class Bark:
         except (ValueError, OSError) as error:
             return Job(index, getattr(request, "text", ""), error=error)
 
-    def _batch_size(self, given: int | None) -> int:
+    def _batch_size(self, given: int | None, config: GenerationConfig) -> int:
+        """Rows at a time. None is as many as are worth it and as memory, half of what is free, holds."""
         if given is None:
-            return 8 if self.device.type == "cpu" else 32
+            most = 8 if self.device.type == "cpu" else 32
+            free = free_memory(self.device)
+            if free is None:
+                return most
+            t = self.config.tokens
+            lengths = generate.semantic_length(config, t), generate.coarse_length(config, t)
+            models = self.semantic, self.coarse
+            row = sum(
+                2 * model.config.n_layer * model.config.n_embd * length * model.wpe.weight.itemsize
+                for model, length in zip(models, lengths, strict=True)
+            )
+            return max(1, min(most, free // 2 // row))
         if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 1:
             raise ValueError(f"batch_size is {given!r}; it must be a whole number from 1 on")
         return int(given)
 
-    def _pipeline(self, config, size: int, retries: int, ticks: Ticks | None = None) -> Pipeline:
+    def _pipeline(
+        self, config, size: int, retries: int, bars: Bars | None = None, sound: bool = True
+    ) -> Pipeline:
         if not isinstance(retries, numbers.Integral) or isinstance(retries, bool) or retries < 0:
             raise ValueError(f"retries is {retries!r}; it must be a whole number from 0 on")
         return Pipeline(
@@ -353,12 +354,14 @@ class Bark:
             stack=1 if self.device.type == "cpu" else size if self.offload else max(1, size // 4),
             in_turn=self.offload,
             retries=int(retries),
-            ticks=ticks,
+            bars=bars,
+            sound=sound,
         )
 
-    def _clip(self, job: Job) -> Clip:
+    def _clip(self, job: Job, silence: np.ndarray | None = None, since: float | None = None) -> Clip:
+        audio = np.zeros(0, np.float32) if job.audio is None else job.audio.numpy()
         return Clip(
-            audio=job.audio.numpy(),
+            audio=audio if silence is None else np.concatenate((audio, silence)),
             sample_rate=self.config.codec.sample_rate,
             semantic=job.semantic.cpu().numpy(),
             codes=job.codes.cpu().numpy(),
@@ -366,6 +369,7 @@ class Bark:
             seed=job.seed,
             finish_reason=job.finish_reason,
             timings=job.timings,
+            first_audio=None if since is None else time.perf_counter() - since,
             tokens=self.config.tokens,
         )
 
@@ -376,31 +380,84 @@ class Bark:
         seed: int | None = None,
         config: GenerationConfig | None = None,
         progress: bool | None = False,
+        *,
+        pause: float = 0.25,
+        batch_size: int | None = None,
+        retries: int = 0,
     ) -> Iterator[Clip]:
-        """Speak a text of any length: a Clip a sentence, as soon as it is ready.
+        """Speak a text of any length: a Clip a sentence, in their order, each as soon as it is ready.
 
-        Without a `voice` the first clip's own is kept throughout. Sentence i is drawn with seed + i. Bad
-        input raises ValueError here and now, not at the first clip.
+        voice: None keeps the first clip's own throughout.
+        seed: of the first sentence; sentence i has seed + i.
+        pause: seconds of silence at the end of every clip but the last: joined, their audio is the whole.
+        batch_size: sentences spoken at a time after the first, which is spoken alone, to be heard soon. The
+            rest as in `generate` and `generate_many`.
+
+        A clip's `first_audio` is how long after this call it was ready. Bad input raises ValueError here and
+        now, not at the first clip.
         """
-        config = self._settings(config)
+        since, silence = time.perf_counter(), self._silence(pause)
+        spoken = self._sentences(text, voice, seed, config, progress, batch_size, retries)
+        return (self._clip(job, silence if more else None, since) for job, more in spoken)
+
+    def stream_audio(
+        self,
+        text: str,
+        voice: VoiceLike = None,
+        seed: int | None = None,
+        config: GenerationConfig | None = None,
+        progress: bool | None = False,
+        *,
+        pause: float = 0.25,
+        piece: float = 0.5,
+        batch_size: int | None = None,
+        retries: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """The sound of `stream` in pieces of `piece` seconds, float32 (n,), decoded one by one.
+
+        Joined, they are what `stream` gives, to rounding. The arguments are those of `stream`.
+        """
+        silence, codec = self._silence(pause), self.config.codec
+        if not is_seconds(piece) or piece == 0:
+            raise ValueError(f"piece is {piece!r}; it must be a number of seconds")
+        frames = max(PREFIX_FRAMES, round(piece * codec.sample_rate / codec.hop))
+        spoken = self._sentences(text, voice, seed, config, progress, batch_size, retries, sound=False)
+        return self._pieces(spoken, frames, silence)
+
+    def _pieces(self, spoken, frames: int, silence: np.ndarray) -> Iterator[np.ndarray]:
+        for job, more in spoken:
+            with self._resident("codec") as codec:
+                for sound in stream.decode_in_pieces(codec, job.codes, frames):
+                    yield sound.float().cpu().numpy()
+            if more and len(silence):
+                yield silence
+
+    def _sentences(
+        self, text, voice, seed, config, progress, batch_size, retries, sound: bool = True
+    ) -> Iterator[tuple[Job, bool]]:
+        """Jobs that are done, a sentence each, and whether more follow. Bad input raises now."""
+        config, voice = self._settings(config), self._voice(voice)
         check_text(text)
-        voice = self._voice(voice)
         seed = sampling.new_seed() if seed is None else sampling.check_seed(seed)
-        pieces = sentences.split(
-            text, lambda piece: len(self._encode(piece, config)) <= self.config.tokens.n_text
-        )
-        pieces = [piece for piece in pieces if self._encode(piece, config)]  # a lone mark has nothing to say
+        limit = self.config.tokens.n_text
+        pieces = sentences.split(text, lambda piece: len(self._encode(piece, config)) <= limit)
+        pieces = [(piece, ids) for piece in pieces if (ids := self._encode(piece, config))]  # no lone marks
         if not pieces:
             raise ValueError("the text is empty: there is nothing to speak")
-        return self._stream(pieces, voice, seed, config, progress)
 
-    def _stream(self, pieces: list[str], voice: Voice | None, seed: int, config, progress) -> Iterator[Clip]:
-        for i, piece in enumerate(pieces):
-            clip = self.generate(piece, voice, (seed + i) % (sampling.MAX_SEED + 1), config, progress)
-            yield clip
-            if voice is None and i + 1 < len(pieces):
-                with contextlib.suppress(ValueError):  # too short to be a voice; the next one may be
-                    voice = clip.voice()
+        def job(i: int, voice: Voice | None) -> Job:
+            own = (seed + i) % (sampling.MAX_SEED + 1)
+            return Job(i, *pieces[i], voice, own, sampling.generator(own, self.device))
+
+        size = min(self._batch_size(batch_size, config), len(pieces))
+        alone, rest = (self._pipeline(config, n, retries, sound=sound) for n in (1, size))
+        in_order = stream.in_order(alone, rest, job, len(pieces), voice, lambda job: self._clip(job).voice())
+        return stream.counted(in_order, [len(piece) for piece, _ in pieces], progress)
+
+    def _silence(self, seconds: float) -> np.ndarray:
+        if not is_seconds(seconds):
+            raise ValueError(f"pause is {seconds!r}; it must be a number of seconds")
+        return np.zeros(round(seconds * self.config.codec.sample_rate), dtype=np.float32)
 
     # --- the stages -----------------------------------------------------------------------------------------
 
@@ -427,6 +484,7 @@ class Bark:
             generators,
             generate.semantic_length(config, t),
             config.semantic_limit(t) * len(ids),
+            config,
             progress,
         )
         return [tokens for tokens, _ in made]
@@ -450,6 +508,7 @@ class Bark:
             generators,
             generate.coarse_length(config, t),
             sum(t.coarse_steps(len(row)) for row in rows),
+            config,
             progress,
         )
         return [generate.coarse_codes(ids, t) for ids in made]
@@ -466,7 +525,11 @@ class Bark:
         config, t = self._settings(config), self.config.tokens
         rows = token_rows(rows, "coarse row", range(1, t.n_codebooks), t.codebook_size, self.device)
         voices, generators = self._each(voices, seeds, len(rows))
-        given, size, made = list(zip(rows, voices, generators, strict=True)), self._batch_size(None), []
+        given, size, made = (
+            list(zip(rows, voices, generators, strict=True)),
+            self._batch_size(None, config),
+            [],
+        )
         with Bars(progress) as bars, self._resident("fine") as model:
             bars.expect("fine", sum(generate.fine_passes(row, voice, t) for row, voice, _ in given))
             for i in range(0, len(given), size):
@@ -482,11 +545,11 @@ class Bark:
             return decode_audio(codec, rows, self.engine)
 
     def _decoded(
-        self, name: str, coroutines: Callable, generators, length: int, total: int, progress
+        self, name: str, coroutines: Callable, generators, length: int, total: int, config, progress
     ) -> list:
         """What the rows' coroutines return; together they go through the stage `name`."""
         results = [None] * len(generators)
-        size = min(self._batch_size(None), max(1, len(generators)))
+        size = min(self._batch_size(None, config), max(1, len(generators)))
         with Bars(progress) as bars, self._resident(name) as model:
             bars.expect(name, total)
             slots = Slots(name, model, size, length, self.engine, lambda n: bars.tick(name, n))

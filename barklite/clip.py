@@ -5,6 +5,7 @@ import io
 import os
 import warnings
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class Clip:
     audio: float32 (samples,), nominally in [-1, 1]. semantic: int64 (N,). codes: int64 (8, T), 320 samples a
     frame.
     seed: what reproduces it. finish_reason: "eos" if the model ended it, "length" if a limit did. timings:
-    seconds spent in each stage.
+    seconds spent in each stage; of a clip made with others, its share. first_audio: of a clip of a stream,
+    whose audio may end with a pause, seconds from the call until it was ready.
     """
 
     audio: np.ndarray
@@ -33,6 +35,7 @@ class Clip:
     seed: int
     finish_reason: str
     timings: dict[str, float] = field(default_factory=dict)
+    first_audio: float | None = None
     tokens: TokenConfig = field(default_factory=TokenConfig, repr=False)
 
     @property
@@ -85,12 +88,46 @@ def clipped(audio: np.ndarray) -> int:
     return int((np.abs(audio) > 1).sum())
 
 
+class WavWriter:
+    """A WAV file as `wav` makes it, written part by part. What is not finished says that it holds nothing."""
+
+    def __init__(self, file: BinaryIO, sample_rate: int, float32: bool = False):
+        self.file, self.float32, self.samples, self.clipped = file, float32, 0, 0
+        self.header = wav(np.zeros(0, np.float32), sample_rate, float32)
+        file.write(self.header)
+
+    def write(self, audio: np.ndarray) -> None:
+        """Audio (samples,). ValueError once there are more than a WAV's sizes, of 32 bits, can count."""
+        self.samples += len(audio)
+        if len(self.header) + self._bytes() >= 2**32:
+            raise ValueError("a WAV file holds 4 GB: speak the text in parts")
+        self.clipped += clipped(audio)
+        self.file.write(audio.astype("<f4") if self.float32 else pcm16(audio).astype("<i2"))
+
+    def finish(self) -> None:
+        """Write the sizes into the header."""
+        sizes = {4: len(self.header) - 8 + self._bytes(), len(self.header) - 4: self._bytes()}
+        if (fact := self.header.find(b"fact")) >= 0:
+            sizes[fact + 8] = self.samples
+        for at, size in sizes.items():
+            self.file.seek(at)
+            self.file.write(size.to_bytes(4, "little"))
+
+    def _bytes(self) -> int:
+        return self.samples * (4 if self.float32 else 2)
+
+
+def pcm16(audio: np.ndarray) -> np.ndarray:
+    """Samples as 16-bit PCM, int16, clipped to [-1, 1]."""
+    return np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)
+
+
 def wav(audio: np.ndarray, sample_rate: int, float32: bool = False) -> bytes:
     """Audio (samples,) as a WAV file: 16-bit PCM, clipped to [-1, 1], or 32-bit float."""
     import scipy.io.wavfile
 
     if not float32:
-        audio = np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)
+        audio = pcm16(audio)
     buffer = io.BytesIO()
     scipy.io.wavfile.write(buffer, sample_rate, audio)
     return buffer.getvalue()

@@ -47,8 +47,13 @@ class LSTM(nn.LSTM):
         super().__init__(channels, channels, num_layers=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.go_on(x, None)[0]
+
+    def go_on(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """From the state that an earlier part of the signal left: the result, and the state after it."""
         x = rearrange(x, "B C T -> T B C")
-        return rearrange(super().forward(x)[0] + x, "T B C -> B C T")
+        y, state = super().forward(x, state)
+        return rearrange(y + x, "T B C -> B C T"), state
 
 
 def decoder(config: CodecConfig) -> nn.Sequential:

@@ -57,7 +57,7 @@ class Shard:
         return cls(i, n)
 
     def has(self, key: str) -> bool:
-        return _digest(key.casefold()) % self.n == self.i - 1
+        return _digest(key.lower()) % self.n == self.i - 1
 
     @property
     def results(self) -> str:
@@ -113,7 +113,9 @@ def speak(
     from tqdm import tqdm
 
     from .bark import Request
+    from .sampling import check_seed
 
+    check_seed(seed)
     hidden = None if progress is None else not progress
     with open(source, "rb") as lines:
         _check_places(Path(source), Path(outdir), force)
@@ -189,7 +191,7 @@ def _fill(record: dict, data: bytes) -> None:
     if len(data) == MAX_LINE and not data.endswith(b"\n"):
         raise ValueError(f"longer than {MAX_LINE:,} bytes")
     try:
-        given = json.loads(data.decode("utf-8-sig" if record["line"] == 1 else "utf-8"))
+        given = json.loads(data.rstrip().decode("utf-8-sig" if record["line"] == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -221,7 +223,7 @@ def _pending(
             continue
         again = False
         if record["id"] is not None:
-            again, twin = not seen.add(key), not folded.add(key.casefold())
+            again, twin = not seen.add(key), not folded.add(key.lower())
             record["file"] = file_name(key, twin)
         if again and not record["error"]:
             record["error"] = f"line {record['line']}: the id {record['id']!r} stands on an earlier line too"
@@ -415,7 +417,7 @@ class _Results:
         """Whether a line of results is whole and another shard's, or that of a row that is done."""
         try:
             record = json.loads(line)
-            key, name = _key(record), record["file"] or ""
+            key, name = _key(record), str(record["file"])
         except (ValueError, RecursionError, TypeError, KeyError):
             return False
         if not line.endswith(b"\n"):
@@ -552,7 +554,9 @@ class Synthesizer:
     def _speak(self, n: int, given: dict[str, list]) -> list[dict]:
         """What was made of each row, or its error."""
         from .bark import Bark, Request
+        from .sampling import check_seed
 
+        check_seed(self.seed)
         if self._bark is None:
             self._bark = Bark.from_pretrained(self.model, **self.options)
         silence = {

@@ -1,7 +1,7 @@
 """What a row asks for, how a token is chosen, and the plain engine that computes it.
 
-`Engine` computes plainly, as the oracle; compile.py and graphs.py do the same fast. Axes: B rows, T positions,
-S positions seen so far, H heads, d width of a head, V vocabulary.
+`Engine` computes plainly, as the oracle; compile.py and graphs.py do the same fast. Axes: B rows, T
+positions, S positions seen so far, H heads, d width of a head, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """A row asks for the fine model's logits of `codebook` in a window (K, T): it gets those of `rows`, (n, V)."""
+    """A row asks for logits of `codebook` in a window (K, T) of the fine model: it gets those of `rows`."""
 
     codebook: int
     window: Tensor
@@ -162,7 +162,7 @@ class Engine:
     def prefill(
         self, model: GPT, prompts: Tensor, cache: SlotCache, slots: Sequence[int], vocab: slice
     ) -> Tensor:
-        """Prompts of one length, ids (B, T) or embeddings (B, T, D), into `slots`: logits of the next (B, V)."""
+        """Prompts of one length, ids (B, T) or embeddings (B, T, D), into `slots`: logits (B, V)."""
         given = dict(ids=prompts) if prompts.ndim == 2 else dict(embeds=prompts)
         return model(**given, cache=cache.prompts(slots), last=True, vocab=vocab)[0][:, -1]
 

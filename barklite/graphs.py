@@ -53,7 +53,7 @@ class _Layer:
 def block_step(
     block: nn.Module, x: Tensor, mask: Tensor, keys: Tensor, values: Tensor, positions: Tensor, bucket: int
 ) -> Tensor:
-    """`block` for one token a row, x (B, 1, D); compiled once a bucket, for all layers of all models alike."""
+    """`block` for one token a row, x (B, 1, D); compiled once a bucket for all layers of all models."""
     return block(x, mask, False, _Layer(keys, values, positions, bucket))
 
 
@@ -67,10 +67,10 @@ class Graphs(Engine):
     """Steps as CUDA graphs: forward, draw, cache write and position + 1 are one launch.
 
     The noise of a chunk of steps is drawn outside and read by index; the host looks for the end once a chunk.
-    Lengths are bucketed, and so are numbers of rows (1, 2, 4, 8 ...): the first text that needs a length captures
-    it, which takes a fraction of a second, and other sampling settings capture anew. Blocks are compiled once for
-    a length and a number of rows; those for one row when the engine is made. The passes of the fine model and the
-    codec are captured at their few shapes. From one thread.
+    Lengths are bucketed, and so are numbers of rows (1, 2, 4, 8 ...): the first text that needs a length
+    captures it, which takes a fraction of a second, and other sampling settings capture anew. Blocks are
+    compiled once for a length and a number of rows, those for one row when the engine is made. The passes of
+    the fine model and the codec are captured at their few shapes. From one thread.
     """
 
     chunk = 32

@@ -1,5 +1,6 @@
 """What callers give, checked at the door: texts, rows of tokens, devices, dtypes."""
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,6 +90,23 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     if picked.type == "meta":
         raise ValueError("device 'meta' holds no numbers: nothing can be computed there")
     return picked
+
+
+def is_seconds(value: float) -> bool:
+    """Whether `value` is a time that can be asked for."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value < 1e6
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on a device now; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024 if device.type == "cpu" else None
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def pick_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

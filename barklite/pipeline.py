@@ -40,14 +40,29 @@ class Job:
     error: Exception | None = None
 
 
-class Ticks:
-    """Told how much there is to do in each stage, and what is done."""
+class Bars:
+    """A progress bar a stage on stderr, each from when its work is known. shown: None only on a terminal."""
+
+    def __init__(self, shown: bool | None = False):
+        self.hidden = None if shown is None else not shown
+        self.bars = {}
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for bar in self.bars.values():
+            bar.close()
 
     def expect(self, stage: str, n: int) -> None:
-        pass
+        from tqdm import tqdm
+
+        if stage not in self.bars:
+            self.bars[stage] = tqdm(total=0, desc=stage, leave=False, disable=self.hidden)
+        self.bars[stage].total += n
 
     def tick(self, stage: str, n: int) -> None:
-        pass
+        self.bars[stage].update(n)
 
 
 class Pipeline:
@@ -67,15 +82,16 @@ class Pipeline:
         stack: int = 1,
         in_turn: bool = False,
         retries: int = 0,
-        ticks: Ticks | None = None,
+        bars: Bars | None = None,
+        sound: bool = True,
     ):
-        """resident: a stage's model, on its device for a while. size: slots. stack: clips that the fine model and
-        the codec wait for. in_turn: change the model seldom. retries: how often a text that reaches the length
-        limit, or says nothing, is spoken again with another seed.
+        """resident: a stage's model, on its device for a while. size: slots. stack: clips that the fine model
+        and the codec wait for. in_turn: change the model seldom. retries: how often a text that reaches the
+        length limit, or says nothing, is spoken again with another seed. sound: False leaves it at codes.
         """
         self.resident, self.engine, self.config, self.tokens = resident, engine, config, tokens
         self.size, self.stack, self.in_turn, self.retries = size, stack, in_turn, retries
-        self.ticks = ticks or Ticks()
+        self.bars, self.sound = bars or Bars(), sound
         self._slots: dict[str, Slots] = {}
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Job]:
@@ -132,7 +148,7 @@ class Pipeline:
                 self.size,
                 length(self.config, self.tokens),
                 self.engine,
-                lambda n: self.ticks.tick(stage, n),
+                lambda n: self.bars.tick(stage, n),
             )
         return self._slots[stage]
 
@@ -150,7 +166,7 @@ class Pipeline:
             slots = self._open("semantic", model)
             while texts and slots.free:
                 job = texts.popleft()
-                self.ticks.expect("semantic", self.config.semantic_limit(self.tokens))
+                self.bars.expect("semantic", self.config.semantic_limit(self.tokens))
                 row = generate.semantic_row(model, job.ids, job.voice, self.config, self.tokens)
                 slots.admit(job, row, job.generator)
             done = slots.run()
@@ -160,7 +176,7 @@ class Pipeline:
             if job.error is None:
                 job.semantic, job.finish_reason = one.result
                 unused = self.config.semantic_limit(self.tokens) - len(job.semantic)
-                self.ticks.expect("semantic", -unused + (job.finish_reason == "eos"))
+                self.bars.expect("semantic", -unused + (job.finish_reason == "eos"))
             yield job
 
     def _coarse(self, ready: deque[Job]) -> Iterator[Job]:
@@ -168,7 +184,7 @@ class Pipeline:
             slots = self._open("coarse", model)
             while ready and slots.free:
                 job = ready.popleft()
-                self.ticks.expect("coarse", self.tokens.coarse_steps(len(job.semantic)))
+                self.bars.expect("coarse", self.tokens.coarse_steps(len(job.semantic)))
                 row = generate.coarse_row(model, job.semantic, job.voice, self.config, self.tokens)
                 slots.admit(job, row, job.generator)
             done = slots.run()
@@ -183,14 +199,14 @@ class Pipeline:
             rows = []
             for job in jobs:
                 n = generate.fine_passes(job.coarse, job.voice, self.tokens)
-                self.ticks.expect("fine", n)
+                self.bars.expect("fine", n)
                 rows.append(
                     generate.fine_row(model, job.coarse, job.voice, job.generator, self.config, self.tokens)
                 )
-            done = passes(model, rows, self.tokens, self.engine, lambda n: self.ticks.tick("fine", n))
+            done = passes(model, rows, self.tokens, self.engine, lambda n: self.bars.tick("fine", n))
         for job, one in zip(jobs, done, strict=True):
             job.codes, job.error, job.timings["fine"] = one.result, one.error, one.seconds
-        start, good = time.perf_counter(), [job for job in jobs if job.error is None]
+        start, good = time.perf_counter(), [job for job in jobs if job.error is None and self.sound]
         with self.resident("codec") as codec:
             audio = decode_audio(codec, [job.codes for job in good], self.engine)
         for job, sound in zip(good, audio, strict=True):

@@ -1,8 +1,8 @@
 """Rows that go through a stage together, each in its own slot, with its own position, noise and end.
 
 A stage's algorithm for one row (generate.py) is a coroutine: it yields what it wants computed, a `Draw` or a
-`Pass`, and gets tokens or logits back. `Slots` runs any number of them: what a row gets does not depend on its
-neighbours, and a row that ends makes room for the next.
+`Pass`, and gets tokens or logits back. `Slots` runs any number of them: what a row gets does not depend on
+its neighbours, and a row that ends makes room for the next.
 """
 
 import time
@@ -60,8 +60,8 @@ class _Row:
 class _Noise:
     """One row's noise, handed out draw by draw.
 
-    On the CPU several draws are what single ones are, and what is not used goes back to the generator. A GPU's
-    generator can do neither, and a launch costs: there blocks are drawn, of a size that no neighbour changes.
+    On the CPU several draws are what single ones are, and what is not used goes back to the generator. A
+    GPU's can do neither, and a launch costs: there blocks are drawn, of a size that no neighbour changes.
     """
 
     block = 32

@@ -322,7 +322,7 @@ def test_stream_keeps_the_first_voice(tiny):
     ("你好。世界!再见?", ["你好。", "世界!再见?"]),
     ("नमस्ते। कैसे हो?", ["नमस्ते।", "कैसे हो?"]),
     ("First\n\nSecond", ["First", "Second"]),
-    ("[laughs] Oh... well.", ["[laughs] Oh...", "well."]),
+    ("[laughs] Oh... well. Yes.", ["[laughs] Oh... well.", "Yes."]),
 ])  # fmt: skip
 def test_sentences(text, pieces):
     from barklite.sentences import split

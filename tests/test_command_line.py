@@ -133,11 +133,19 @@ def test_a_long_file(command, tiny):
     clips = list(tiny.stream(Path("book.txt").read_text(), None, 1, config))
     assert len(clips) > 3
     audio = scipy.io.wavfile.read("book.wav")[1]
-    assert len(audio) == sum(len(clip.audio) for clip in clips) + 6000 * (len(clips) - 1)
+    assert len(audio) == sum(320 * clip.codes.shape[1] for clip in clips) + 6000 * (len(clips) - 1)
     n = len(clips[0].audio)
     assert np.array_equal(audio[:n], clips[0].audio)
-    assert not audio[n : n + 6000].any()
-    assert np.array_equal(audio[n + 6000 :][: len(clips[1].audio)], clips[1].audio)
+    assert not audio[n - 6000 : n].any()
+    assert audio[n - 6001]
+    assert np.array_equal(audio[n:][: len(clips[1].audio)], clips[1].audio)
+    status, _, err = command(
+        "-i", "book.txt", "-o", "b.wav", "--float", "--pause", "0", "--batch-size", "2", *SHORT
+    )
+    assert status == 0
+    assert "first sound after" in err
+    whole = np.concatenate([clip.audio[: 320 * clip.codes.shape[1]] for clip in clips])
+    assert np.array_equal(scipy.io.wavfile.read("b.wav")[1], whole)
 
 
 def test_voices_command(command):
@@ -338,6 +346,7 @@ def test_ctrl_c(wait, native):
     process.stdin.write("Hello world. " * 100)
     process.stdin.close()
     while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     time.sleep(wait)
     process.send_signal(signal.SIGINT)

@@ -27,6 +27,7 @@ ORDER = [
     "barklite.slots",
     "barklite.generate",
     "barklite.pipeline",
+    "barklite.stream",
     "barklite.sentences",
     "barklite.inputs",
     "barklite.layouts",
