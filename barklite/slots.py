@@ -46,7 +46,7 @@ class Done:
 class _Row:
     key: Any
     coroutine: Generator
-    noise: "_Noise"
+    noise: "Noise"
     draw: Draw | None = None
     tokens: list[int] = field(default_factory=list)  # of this Draw
     last: int = -1
@@ -57,7 +57,7 @@ class _Row:
         return self.draw.choices[len(self.tokens)]
 
 
-class _Noise:
+class Noise:
     """One row's noise, handed out draw by draw.
 
     On the CPU several draws are what single ones are, and what is not used goes back to the generator. A
@@ -126,7 +126,7 @@ class Slots:
     def admit(self, key: Any, coroutine: Generator, generator: torch.Generator) -> None:
         """Begin a row, whose noise comes from `generator`, in a free slot."""
         assert self.free
-        row = _Row(key, coroutine, _Noise(generator))
+        row = _Row(key, coroutine, Noise(generator))
         if not self._resume(row, None):
             return
         if None in self._rows:

@@ -69,7 +69,8 @@ def cache_bytes(bark: Bark, asked: dict) -> int:
         (bark.coarse, t.n_coarse_semantic + 1 + coarse),
     ):
         cache = bark.engine.cache(model, positions)
-        largest = max(largest, cache.keys.nbytes + cache.values.nbytes)
+        filled = positions / cache.keys.shape[3]  # memory is taken where something is written
+        largest = max(largest, round((cache.keys.nbytes + cache.values.nbytes) * min(1.0, filled)))
     return largest
 
 

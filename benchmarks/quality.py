@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from barklite import Bark, BarkConfig, GenerationConfig
-from barklite.generate import PLAIN, Engine, semantic_prompt
+from barklite.engine import PLAIN, Engine
+from barklite.generate import semantic_prompt
 from barklite.inputs import pick_device
 
 from . import ceiling, systems
@@ -104,7 +105,7 @@ def one_row(bark: Bark, given: dict[str, Tensor], engine: Engine) -> dict[str, T
         model, vocab, rows = getattr(bark, name), vocabulary(bark, name), []
         answers = given[name][: STEPS + 1].to(bark.device)
         cache = engine.cache(model, PROMPT + len(answers))
-        model(embeds=prefix(bark, name, given), cache=cache, last=True, vocab=vocab)
+        engine.prefill(model, prefix(bark, name, given), cache, [0], vocab)
         for i in range(len(answers) - 1):
             rows.append(engine.step(model, answers[None, i : i + 1], cache, vocab)[0].float().cpu())
         # the first step answers for the second token: the codebooks' turns are counted from there

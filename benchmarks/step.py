@@ -5,8 +5,9 @@ import time
 import torch
 
 from barklite import Bark, SamplingConfig
-from barklite.generate import Choice
+from barklite.engine import Choice
 from barklite.gpt import GPT
+from barklite.slots import Noise
 
 from .ceiling import synchronize
 
@@ -43,18 +44,19 @@ def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
     token = ids[:, :1].to(bark.device)
     chunks = [min(engine.chunk, steps - start) for start in range(0, steps, engine.chunk)]
     choice = Choice(vocab.start, vocab.stop, SamplingConfig(0.7), "suno", vocab.stop - vocab.start)
-    generator = torch.Generator(bark.device).manual_seed(0)
+    noise = Noise(torch.Generator(bark.device).manual_seed(0))
     for _ in range(1 if bark.device.type == "cpu" else 2):  # the last counts: the first captures graphs
         cache = engine.cache(model, PROMPT + steps)
-        model(ids.to(bark.device), cache=cache, last=True, vocab=vocab)
+        engine.prefill(model, ids.to(bark.device), cache, [0], vocab)
         synchronize(bark.device)
         start = time.perf_counter()
         for n in chunks:
             if engine.chunk == 1:
                 engine.step(model, token, cache, vocab)
             else:
-                engine.decode(model, token[0], cache, choice.noise(n, generator), [choice] * n)
+                engine.decode(model, token[0], cache, noise.take(n, choice)[:, None], [choice] * n)
         synchronize(bark.device)
         seconds = (time.perf_counter() - start) / steps
+        engine.release(model, cache)
     filled = PROMPT + (steps + 1) / 2  # the mean over the steps
     return {"seconds": seconds, "bytes": step_bytes(model, vocab, filled, cache.keys.element_size())}

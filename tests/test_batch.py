@@ -389,7 +389,7 @@ def test_noise_of_a_gpu_comes_in_blocks():
     drawn = []
     for takes in ((1, 32, 32, 5), (1, 7, 30, 2, 30)):
         source = torch.Generator().manual_seed(0)
-        noise = slots._Noise(OnDevice())
+        noise = slots.Noise(OnDevice())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 slots, "exponential", lambda shape, _, source=source: torch.rand(shape, generator=source)

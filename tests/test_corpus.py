@@ -475,6 +475,17 @@ def test_other_shards_go_on_where_these_ended():
     assert state() == state("whole")
 
 
+def test_force_is_for_the_rows_of_its_shard():
+    write(*ROWS)
+    speak(mock, "rows.jsonl", "out")
+    before = state()
+    done = speak(mock, "rows.jsonl", "out", shard=Shard(2, 3), seed=1, force=True)
+    assert 0 < done.spoken < 12
+    after = state()
+    assert len(after[0]) == len(after[1]) == 12
+    assert sum(record not in before[0] for record in after[0]) == done.spoken
+
+
 def test_shards_run_at_the_same_time():
     """Four processes in one directory, over the leftovers of a run of another split."""
     rows = [{"id": i, "text": f"Text {i}."} for i in range(60)]
@@ -506,6 +517,22 @@ def test_one_process_a_shard(monkeypatch):
 
     assert speak(meanwhile, "rows.jsonl", "out").spoken == 3
     assert len(state()[0]) == 3
+
+
+def test_results_replaced_while_we_wait_for_them(monkeypatch):
+    """A lock on a file that is no longer there keeps nobody out."""
+    flock, calls = fcntl.flock, itertools.count()
+
+    def replacing(file, flags):
+        flock(file, flags)
+        if (call := next(calls)) < 2:
+            Path("new").write_bytes(b"new")
+            os.replace("new", "results.jsonl") if call else os.unlink("results.jsonl")
+
+    monkeypatch.setattr(fcntl, "flock", replacing)
+    with corpus._locked(Path("results.jsonl")) as file:
+        assert os.path.samestat(os.fstat(file.fileno()), os.stat("results.jsonl"))
+    assert next(calls) == 3
 
 
 def test_a_file_system_without_locks(monkeypatch):
@@ -696,6 +723,28 @@ def test_a_full_disk(name, monkeypatch):
     assert state() == state("whole")
 
 
+def test_what_is_left_of_the_killed_goes():
+    """Also if there is nothing more to speak, and if it was another split of the corpus that was killed."""
+    write(*ROWS)
+    speak(mock, "rows.jsonl", "out", shard=Shard(1, 2))
+    speak(mock, "rows.jsonl", "out")
+    for name in ("results.wav", "results.jsonl", "results-1-of-2.wav", "results-1-of-2.jsonl"):
+        Path(f"out/.{name}.partial").write_bytes(b"half " * 100)
+    assert speak(refuse, "rows.jsonl", "out").skipped == 12
+    assert not list(Path("out").glob(".*"))
+    assert len(state()[0]) == 12
+
+
+def test_a_line_without_its_end():
+    """Whole, but for the last byte: the next line must not be joined to it."""
+    write(*ROWS[:2])
+    speak(mock, "rows.jsonl", "out")
+    write(*ROWS[:3])
+    Path("out/results.jsonl").write_bytes(Path("out/results.jsonl").read_bytes()[:-1])
+    assert speak(mock, "rows.jsonl", "out").spoken == 2
+    assert len(state()[0]) == 3
+
+
 def test_lines_that_are_no_results():
     """A power cut can leave anything. Nor does a name in the results reach outside the directory."""
     write(*ROWS[:2])
@@ -766,9 +815,9 @@ def test_a_table(synthesizer):
     assert made["error"].to_pylist()[:2] == ["", error]
     assert made["error"].to_pylist()[2]
     assert made["seed"].to_pylist() == [derived_seed(0, 1), -1, derived_seed(0, 3)]
-    columns = synthesizer({"id": np.array([1.0, np.nan]), "text": np.array(["One.", "Two."])})
-    assert np.array_equal(columns["audio"][0], made["audio"][0].values)
-    assert columns["seed"].tolist() == [derived_seed(0, 1), -1]
+    columns = synthesizer({"id": np.array([np.nan, 1.0]), "text": np.array(["Two.", "One."])})
+    assert np.array_equal(columns["audio"][1], made["audio"][0].values)
+    assert columns["seed"].tolist() == [-1, derived_seed(0, 1)]
     only = synthesizer(made.slice(1, 1).select(["text"]))  # a batch where all fail
     assert only["audio"].type == pa.list_(pa.float32())
     assert only["audio"].to_pylist() == [[]]
@@ -876,7 +925,6 @@ def test_ray_with_an_actor_killed(ray, native, tiny, tmp_path):
         def __call__(self, batch):
             made = super().__call__(batch)
             made = made.append_column("process", [[os.getpid()] * len(made)])
-            made = made.append_column("threads", [[os.environ["OMP_NUM_THREADS"]] * len(made)])
             if "row-7" in batch["id"].to_pylist() and not os.path.exists(self.marker):
                 Path(self.marker).touch()
                 os._exit(1)
