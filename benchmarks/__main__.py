@@ -3,7 +3,8 @@
     python -m benchmarks                              every format, eager and compiled, beside transformers
     python -m benchmarks --quick                      within three minutes on two cores
     python -m benchmarks --formats int8 --memory      and loading time and memory, in processes of their own
-    python -m benchmarks --sweep batch|length|dtype   how cost grows, as a plot
+    python -m benchmarks --sweep length|dtype         how cost grows, as a plot
+    python -m benchmarks.throughput                   batches of texts of uneven length
     python -m benchmarks --profile trace.json         one job's trace, for https://ui.perfetto.dev
     python -m benchmarks.quality                      what each format costs in quality
     python -m benchmarks.loading                      converting and loading, of every layout

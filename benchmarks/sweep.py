@@ -12,8 +12,7 @@ from . import ceiling, systems
 from .jobs import Record, note, peers_of, spread, variants_of, warmed
 from .systems import STAGES, Barklite
 
-SWEEPS = {"batch": ("float32", "int8"), "length": ("float32", "int8"), "dtype": systems.FORMATS}  # formats
-ROWS = (1, 2, 4, 8)
+SWEEPS = {"length": ("float32", "int8"), "dtype": systems.FORMATS}  # formats
 LENGTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of --tokens
 PATIENCE_S = 120.0  # a peer that took longer gets no larger work
 COLORS = ("#1b6ca8", "#d1495b", "#2e8b57", "#e0a030", "#6f4e9c", "#7f7f7f", "#17a2b8", "#8c564b")
@@ -37,7 +36,7 @@ def run(options: Namespace) -> dict:
     plt = pyplot()
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    plans = {"batch": (batch, draw_batch), "length": (length, draw_length), "dtype": (dtype, draw_dtype)}
+    plans = {"length": (length, draw_length), "dtype": (dtype, draw_dtype)}
     points, draw = plans[options.sweep]
     config = getattr(BarkConfig, options.size)()
     result = {
@@ -56,11 +55,6 @@ def run(options: Namespace) -> dict:
     return result | {"plot": str(path)}
 
 
-def batch(options: Namespace) -> list[dict]:
-    """1, 2, 4 and 8 rows of the same length."""
-    return [{"tokens": options.tokens, "rows": rows} for rows in ROWS]
-
-
 def length(options: Namespace) -> list[dict]:
     """An eighth of `--tokens` to twice as many."""
     lengths = sorted({min(768, max(2, round(options.tokens * part))) for part in LENGTHS})
@@ -77,8 +71,6 @@ def makers(options: Namespace) -> dict[str, tuple[Callable, bool]]:
     config = getattr(BarkConfig, options.size)()
     peers = peers_of(options)
     peers.pop("bark.cpp", None)
-    if options.sweep == "batch":
-        peers.pop("bark", None)
     made: dict[str, tuple[Callable, bool]] = {name: (make, True) for name, make in peers.items()}
     for format, compile in variants_of(options):
         name = systems.label(format, compile)
@@ -140,21 +132,6 @@ def draw_length(plt, result: dict):
     grid[0].set_ylabel("seconds")
     grid[0].legend(frameon=False, fontsize=9)
     return titled(figure, f"bark-{result['size']}: time by length, batch 1")
-
-
-def draw_batch(plt, result: dict):
-    """Seconds, and seconds of audio a second, over rows."""
-    audio = result["work"]["audio_s"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    lines(left, result, lambda p: p["rows"], lambda p: p["seconds"]["whole"]["median"])
-    left.set_ylabel("seconds for all rows")
-    lines(right, result, lambda p: p["rows"], lambda p: p["rows"] * audio / p["seconds"]["whole"]["median"])
-    right.set_ylabel("seconds of audio a second")
-    for axes in (left, right):
-        axes.set_xlabel("rows")
-        axes.set_xticks(ROWS)
-    left.legend(frameon=False, fontsize=9)
-    return titled(figure, f"bark-{result['size']}: a batch of texts, {audio:.2f} s of audio each")
 
 
 def draw_dtype(plt, result: dict):

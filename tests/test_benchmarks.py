@@ -7,7 +7,7 @@ import torch
 
 from barklite import Bark, BarkConfig
 from benchmarks import __main__ as harness
-from benchmarks import ceiling, jobs, quality, step, systems
+from benchmarks import ceiling, jobs, quality, step, systems, throughput
 
 SMALL = ["--size", "tiny", "--tokens", "8", "--formats", "float32,int8", "--compile", "no", "--repeats", "1"]
 
@@ -154,15 +154,35 @@ def test_quality_of_a_checkpoint(native, capsys):
     assert all(one["kl_nats"] == 0 for one in result["formats"]["float32"].values())
 
 
-@pytest.mark.parametrize("name", ["dtype", "length", "batch"])
+@pytest.mark.parametrize("name", ["dtype", "length"])
 def test_a_sweep_draws(name, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     harness.main([*SMALL, "--device", "cpu", "--peers", "none", "--sweep", name, "--output", str(tmp_path)])
     result, _ = last_line(capsys)
     assert (tmp_path / f"sweep_{name}.png").read_bytes().startswith(b"\x89PNG")
     points = [point for one in result["systems"].values() for point in one["points"]]
-    assert len(points) == {"dtype": 2, "length": 8, "batch": 8}[name]
+    assert len(points) == {"dtype": 2, "length": 8}[name]
     assert min(numbers(points[0])) > 0
+
+
+def test_throughput(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    sizes = ["--size", "tiny", "--device", "cpu", "--formats", "float32", "--batch-sizes", "1,3"]
+    work = ["--texts", "7", "--tokens", "16", "--peer-rows", "2", "--peer-tokens", "8"]
+    throughput.main([*sizes, *work, "--plot", str(tmp_path)])
+    result, _ = last_line(capsys)
+    assert sorted(result["lengths"]) != result["lengths"]
+    assert min(result["lengths"]) == 4
+    assert max(result["lengths"]) == 48
+    (points,) = result["systems"].values()
+    assert [point["slots"] for point in points] == [1, 3]
+    audio = {point[kind]["audio"] for point in points for kind in ("refilled", "static")}
+    assert len(audio) == 1  # the same work, whatever the way
+    assert min(numbers(points[0])) > 0
+    assert result["peer"]["times_transformers"]["barklite float32"] > 0
+    assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        throughput.main(["--batch-sizes", "0"])
 
 
 def test_a_sweep_without_matplotlib_says_what_to_install(monkeypatch, tmp_path):
