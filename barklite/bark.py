@@ -52,6 +52,18 @@ class Request:
     voice: VoiceLike = None
     seed: int | None = None
 
+    @classmethod
+    def of(cls, given: "Request | str | Mapping") -> "Request":
+        """A text alone, or a mapping with these entries, as a Request. ValueError for anything else."""
+        if isinstance(given, Request):
+            return given
+        given = {"text": given} if isinstance(given, str) else given
+        if not isinstance(given, Mapping) or "text" not in given:
+            raise ValueError(f"a request is a Request, a text or a mapping with a text, not {given!r:.60}")
+        if unknown := [key for key in given if key not in ("text", "voice", "seed")]:
+            raise ValueError(f"a request has text, voice and seed, but no {unknown[0]!r}")
+        return cls(**given)
+
 
 class Bark:
     """Text to speech, music and sound effects. Make one with `from_pretrained` or `from_config`.
@@ -262,7 +274,7 @@ class Bark:
 
     def generate_many(
         self,
-        requests: Iterable[Request | str],
+        requests: Iterable[Request | str | Mapping],
         *,
         batch_size: int | None = None,
         config: GenerationConfig | None = None,
@@ -271,8 +283,9 @@ class Bark:
     ) -> Iterator[tuple[int, Clip | Exception]]:
         """Speak any number of texts: (index, Clip) of each as soon as it is ready, in no certain order.
 
-        requests: read as they are needed, so memory does not grow with their number. One that cannot be
-            spoken gives (index, its ValueError or OSError), and the rest go on.
+        requests: each a Request, a text, or a mapping with "text" and perhaps "voice" and "seed"; read as they
+            are needed, so memory does not grow with their number. One that cannot be spoken gives (index, its
+            ValueError or OSError), and the rest go on.
         batch_size: how many are spoken at a time; as one ends, the next begins. None is 8 on a CPU, else 32,
             or fewer where memory is short.
         progress: a bar that counts clips. The rest as in `generate`.
@@ -293,7 +306,7 @@ class Bark:
 
         def jobs() -> Iterator[Job]:
             for i, request in enumerate(requests):
-                yield self._job(i, Request(request) if isinstance(request, str) else request, config, voices)
+                yield self._job(i, request, config, voices)
 
         hidden = None if progress is None else not progress
         with tqdm(total=total, desc="clips", leave=False, disable=hidden, smoothing=0) as bar:
@@ -304,8 +317,7 @@ class Bark:
     def _job(self, index: int, request: Request, config: GenerationConfig, voices: dict) -> Job:
         """A request, checked; what is wrong with it is the job's error."""
         try:
-            if not isinstance(request, Request):
-                raise ValueError(f"a request is a Request or a string, not {type(request).__name__}")
+            request = Request.of(request)
             (ids,) = self._ids([request.text], config)
             seed = sampling.new_seed() if request.seed is None else sampling.check_seed(request.seed)
             voice = request.voice

@@ -140,8 +140,6 @@ def stored(x: Tensor) -> Tensor:
 class CompiledSteps(Engine):
     """Steps of few rows on the CPU by compiled C++, row by row; all else as it is."""
 
-    few = 4  # slots up to which that is quicker than a product with all rows
-
     def __init__(self, models: list[GPT]):
         """Compile for `models`, or load what an earlier process compiled. ValueError where that fails."""
         self.seconds = 0.0  # spent compiling
@@ -168,7 +166,7 @@ class CompiledSteps(Engine):
             self._kinds[model] = kind
 
     def cache(self, model: GPT, length: int, slots: int = 1) -> SlotCache:
-        if slots > self.few:
+        if slots > few_rows(model):
             return super().cache(model, length, slots)
         self._prepare(model)
         return RowsCache(model, slots, self._steps[model][2])
@@ -230,6 +228,14 @@ def _packages() -> Path:
             f"compile=True keeps what it makes in a cache, which cannot be written: {first_line(error)} "
             "(set XDG_CACHE_HOME to a directory that can)"
         ) from error
+
+
+def few_rows(model: GPT) -> int:
+    """Slots up to which compiled steps, row by row, are quicker than products with all rows (measured)."""
+    linear = linears(model.h[0])[0]
+    if isinstance(linear, quantize.Linear16):
+        return 8 if linear.weight.dtype == torch.float16 else 3
+    return 6 if isinstance(linear, nn.Linear) else 2
 
 
 def cache_dtype(model: GPT) -> torch.dtype:

@@ -82,21 +82,21 @@ class SlotCache:
 
     def __init__(self, config: GPTConfig, slots: int, length: int, device=None, dtype=None):
         shape = (2, config.n_layer, slots, config.n_head, length, config.n_embd // config.n_head)
-        # Zeros, because what is masked is still read; memory is only taken where something is written.
+        # Behind its length a slot is finite, because what is masked is still read: 0 times NaN is NaN.
+        # Of zeros memory is only taken where something is written.
         self.keys, self.values = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, S, d)
         self.lengths = [0] * slots
 
     def prompts(self, slots: Sequence[int]) -> "Prompts":
         return Prompts(self, slots)
 
-    def clear(self, slot: int) -> None:
-        """Forget what is not finite: it would come through a mask."""
-        self.keys[:, slot], self.values[:, slot] = 0, 0
-
     def move(self, source: int, target: int) -> None:
-        n = self.lengths[target] = self.lengths[source]
+        """The row in `source` goes on in `target`."""
+        n, stale = self.lengths[source], self.lengths[target]
         for both in (self.keys, self.values):
             both[:, target, :, :n] = both[:, source, :, :n]
+            both[:, target, :, n:stale] = 0
+        self.lengths[target] = n
 
 
 class Prompts:
@@ -104,14 +104,16 @@ class Prompts:
 
     def __init__(self, cache: SlotCache, slots: Sequence[int]):
         self.cache, self.slots, self.length = cache, slots, 0
+        self.stale = max(cache.lengths[slot] for slot in slots)
         self.index = (
             torch.tensor(slots, device=cache.keys.device) if len(slots) > 1 else slice(slots[0], slots[0] + 1)
         )
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         T = k.shape[2]
-        self.cache.keys[layer][self.index, :, :T] = k.to(self.cache.keys.dtype)
-        self.cache.values[layer][self.index, :, :T] = v.to(self.cache.values.dtype)
+        for both, new in ((self.cache.keys[layer], k), (self.cache.values[layer], v)):
+            both[self.index, :, :T] = new.to(both.dtype)
+            both[self.index, :, T : self.stale] = 0  # another row's: if not finite, it came through a mask
         for slot in self.slots:
             self.cache.lengths[slot] = T
         return k, v

@@ -57,9 +57,14 @@ def block_step(
     return block(x, mask, False, _Layer(keys, values, positions, bucket))
 
 
+def power_of_two(n: int) -> int:
+    """The least that is not less than n."""
+    return 1 << (n - 1).bit_length()
+
+
 def _more_rows(codes: Tensor) -> Tensor:
     """The last row repeated up to a power of two: few numbers of rows are captured."""
-    lack = (1 << (len(codes) - 1).bit_length()) - len(codes)
+    lack = power_of_two(len(codes)) - len(codes)
     return torch.cat((codes, codes[-1:].expand(lack, *codes.shape[1:]))) if lack else codes
 
 
@@ -100,6 +105,7 @@ class Graphs(Engine):
         self.seconds = time.perf_counter() - start
 
     def cache(self, model: GPT, length: int, slots: int = 1) -> StaticCache:
+        slots = power_of_two(slots)  # so that few kinds of caches are kept
         held = self._free.setdefault((model, slots), [])
         if held:
             return held.pop()
@@ -116,9 +122,7 @@ class Graphs(Engine):
     ) -> tuple[Tensor, Tensor]:
         self._forget_moved(model)
         n, B = len(choices), len(tokens)
-        rows = min(
-            1 << (B - 1).bit_length(), len(cache.lengths)
-        )  # those behind the last compute nothing of use
+        rows = power_of_two(B)  # those behind the last compute nothing of use
         most = model.config.block_size
         cache.token[:B].copy_(tokens)
         cache.positions.copy_(torch.tensor(cache.lengths).clamp_(max=most - 1))
@@ -128,7 +132,7 @@ class Graphs(Engine):
         for choice in choices:
             bucket = min(-(-(max(cache.lengths[:B]) + 1) // self.bucket) * self.bucket, most)
             step = partial(self._step, model, cache, choice, rows, bucket)
-            self._graph((model, id(cache), choice, rows, bucket), step, cache.state())()
+            self._graph((model, cache, choice, rows, bucket), step, cache.state())()
             cache.lengths[:B] = [length + 1 for length in cache.lengths[:B]]
         return cache.tokens[:n, :B].clone(), cache.ended[:n, :B].clone()
 

@@ -166,7 +166,6 @@ class Slots:
                 if finite[i]:
                     self._take(slot, [drawn[i]], [ended[i]])
                 else:
-                    self.cache.clear(slot)
                     self._rows[slot] = None
                     row.coroutine.close()
                     self._done.append(Done(row.key, None, not_finite(self.name, logits), row.seconds))

@@ -6,8 +6,8 @@
 Texts have 1/4 to 3 times `--tokens` semantic tokens, evenly in the logarithm, in random order. "refilled" is
 `generate_many`: as one text ends, the next begins. "static" is `generate_batch` of as many texts as there are
 slots, the next batch when the longest has ended. Weights are random. transformers, if it is installed, gets a
-batch of texts of one length, which suits it (it computes every row to the length of the longest), and barklite
-the same, in turn. Last a line of JSON.
+batch of texts of one length, which suits it (it computes every row to the length of the longest), and
+barklite the same, in turn. Last a line of JSON.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def summed(clips: Sequence, seconds: float) -> dict[str, float]:
 
 
 def peer_in_turn(options: argparse.Namespace, config: BarkConfig) -> dict:
-    """transformers and barklite, the same batch of texts of one length, in turn; seconds of audio a second."""
+    """transformers and barklite, the same batch of texts of one length, in turn."""
     rows, tokens = options.peer_rows, options.peer_tokens
     note("making and warming up transformers")
     peer = systems.Transformers(config, "float32", options.device)

@@ -166,14 +166,17 @@ def test_what_cannot_be_spoken_does_not_stop_the_rest(tiny, tmp_path):
     given = [
         "good", "", Request("good", "nobody"), Request("x " * 300), Request("good", tmp_path / "no.npz"), 7,
         Request("good", seed=-1), Request("\ud800"), Request("good", voice=3), Request("last"),
+        {"text": "good", "seed": 1}, {"seed": 1}, {"text": "good", "speed": 2}, Request(3),
     ]  # fmt: skip
     config = replace(SUNO, max_seconds=0.3)
     found = dict(tiny.generate_many(given, config=config))
     assert len(found) == len(given)
     errors = {i: str(found[i]) for i in found if isinstance(found[i], Exception)}
-    assert sorted(errors) == [1, 2, 3, 4, 5, 6, 7, 8]
-    for i, words in {1: "empty", 2: "nobody", 3: "300 tokens", 4: "no voice file", 5: "a Request or a string",
-                     6: "seed is -1", 7: "surrogate", 8: "a voice is"}.items():  # fmt: skip
+    assert sorted(errors) == [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13]
+    for i, words in {
+        1: "empty", 2: "nobody", 3: "300 tokens", 4: "no voice file", 5: "a text or a mapping", 6: "seed is -1",
+        7: "surrogate", 8: "a voice is", 11: "mapping with a text", 12: "no 'speed'", 13: "string, not int",
+    }.items():  # fmt: skip
         assert words in errors[i]
 
 

@@ -138,7 +138,8 @@ KEYS = """
 from barklite import compile
 from tests.test_compile import wide
 model = wide(quantize="int4").semantic
-block = compile.BlockStep(model.h[0]), compile.RowsCache(model, 1, compile.cache_dtype(model)).layers[0][0][:4]
+cache = compile.RowsCache(model, 1, compile.cache_dtype(model))
+block = compile.BlockStep(model.h[0]), cache.layers[0][0][:4]
 head = compile.HeadStep(model), compile.tensors(model.lm_head)
 print(*(compile._key(*part) for part in (block, head)))
 """

@@ -28,6 +28,10 @@ def place(tiny, tmp_path_factory):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     (root / "empty").mkdir()
+    (root / "empty" / "book.txt").write_text("It was cold. Dr. No laughed.")
+    (root / "empty" / "rows.jsonl").write_text(
+        '{"id": "a", "text": "Hello."}\n{"text": "World", "seed": 3}\n'
+    )
     environment = dict(
         os.environ, HF_HOME=str(root / "hf"), HF_HUB_OFFLINE="1", XDG_CACHE_HOME=str(root / "cache")
     )
@@ -55,6 +59,18 @@ def test_the_examples_made_their_files(place):
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("barklite ")])
 def test_shell_examples(line, place):
     run([sys.executable, "-m", *shlex.split(line)], place)
+
+
+def test_the_shell_examples_made_their_files(place):
+    names = {path.relative_to(place[0]).as_posix() for path in place[0].rglob("*.wav")}
+    assert {"dog.wav", "book.wav", "spoken/a.wav", "spoken/2.wav"} <= names
+
+
+def test_the_example_on_ray_is_python():
+    """It needs a cluster; tests of corpora run the same on a local one."""
+    (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    compile(block, "README.md", "exec")
+    assert len(block.splitlines()) == 10
 
 
 def test_the_two_commands():
