@@ -283,9 +283,9 @@ class Bark:
     ) -> Iterator[tuple[int, Clip | Exception]]:
         """Speak any number of texts: (index, Clip) of each as soon as it is ready, in no certain order.
 
-        requests: each a Request, a text, or a mapping with "text" and perhaps "voice" and "seed"; read as they
-            are needed, so memory does not grow with their number. One that cannot be spoken gives (index, its
-            ValueError or OSError), and the rest go on.
+        requests: each a Request, a text, or a mapping with "text" and perhaps "voice" and "seed"; read as
+            they are needed, so memory does not grow with their number. One that cannot be spoken gives
+            (index, its ValueError or OSError), and the rest go on.
         batch_size: how many are spoken at a time; as one ends, the next begins. None is 8 on a CPU, else 32,
             or fewer where memory is short.
         progress: a bar that counts clips. The rest as in `generate`.

@@ -5,9 +5,10 @@
 
 Texts have 1/4 to 3 times `--tokens` semantic tokens, evenly in the logarithm, in random order. "refilled" is
 `generate_many`: as one text ends, the next begins. "static" is `generate_batch` of as many texts as there are
-slots, the next batch when the longest has ended. Weights are random. transformers, if it is installed, gets a
-batch of texts of one length, which suits it (it computes every row to the length of the longest), and
-barklite the same, in turn. Last a line of JSON.
+slots, the next batch when the longest has ended; a row that has ended costs nothing more. In "padded" ones
+all rows are computed to the length of the longest, as batches commonly are. Weights are random. transformers,
+if it is installed, gets a batch of texts of one length, which suits it (it pads, too), and barklite the same,
+in turn. Last a line of JSON.
 """
 
 import argparse
@@ -67,6 +68,14 @@ def refilled(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
         return summed(list(clips.values()), time.perf_counter() - start)
 
 
+def padded(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
+    """`static` with every row as long as the longest of its batch; only what was asked for is counted."""
+    longest = [max(texts[i // size * size :][:size], key=len) for i in range(len(texts))]
+    found = static(bark, longest, size)
+    audio = sum(systems.work(bark.config, CHARACTER * len(text))["audio_s"] for text in texts)
+    return found | {"audio": audio, "audio_s_per_s": audio / found["whole"]}
+
+
 def static(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
     """`generate_batch`, one after another: likewise."""
     with spoken_by_length():
@@ -90,6 +99,9 @@ def summed(clips: Sequence, seconds: float) -> dict[str, float]:
         "decoding": decoding,
         **stages,
     }
+
+
+KINDS = {"refilled": refilled, "static": static, "padded": padded}
 
 
 def peer_in_turn(options: argparse.Namespace, config: BarkConfig) -> dict:
@@ -139,11 +151,13 @@ def measure(options: argparse.Namespace) -> dict:
         points = []
         for size in options.batch_sizes:
             point = {"slots": size}
-            for kind, run in (("refilled", refilled), ("static", static)):
+            for kind, run in KINDS.items():
                 point[kind] = {key: rounded(x) for key, x in run(system.bark, texts, size).items()}
                 note(f"  {system.name}, {size} slots, {kind}: {point[kind]['audio_s_per_s']}")
-            for key in ("whole", "decoding"):
-                point[f"refilled_times_static_{key}"] = rounded(point["static"][key] / point["refilled"][key])
+            for kind in ("static", "padded"):
+                for key in ("whole", "decoding"):
+                    ratio = point[kind][key] / point["refilled"][key]
+                    point[f"refilled_times_{kind}_{key}"] = rounded(ratio)
             points.append(point)
         result["systems"][system.name] = points
         del system
@@ -157,15 +171,17 @@ def tables(result: dict) -> str:
         [
             name,
             str(point["slots"]),
-            str(point["refilled"]["audio_s_per_s"]),
-            str(point["static"]["audio_s_per_s"]),
-            f"{point['refilled_times_static_whole']} x",
-            f"{point['refilled_times_static_decoding']} x",
+            *(str(point[kind]["audio_s_per_s"]) for kind in KINDS),
+            *(
+                f"{point[f'refilled_times_{kind}_whole']} x, {point[f'refilled_times_{kind}_decoding']} x"
+                for kind in ("static", "padded")
+            ),
         ]
         for name, points in result["systems"].items()
         for point in points
     ]
-    heading = ["system", "slots", "refilled, audio s/s", "static", "whole", "semantic and coarse"]
+    heading = ["system", "slots", "refilled, audio s/s", "static", "padded"]
+    heading += ["refilled / static: whole, decoding", "refilled / padded"]
     parts = [table(heading, rows)]
     if peer := result.get("peer"):
         rows = [
@@ -182,7 +198,7 @@ def draw(result: dict, folder: Path) -> Path:
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     for color, (name, points) in zip(COLORS, result["systems"].items(), strict=False):
         slots = [point["slots"] for point in points]
-        for kind, style in (("refilled", "-"), ("static", ":")):
+        for kind, style in zip(KINDS, ("-", "--", ":"), strict=True):
             values = [point[kind]["audio_s_per_s"] for point in points]
             axes.plot(slots, values, style, color=color, marker="o", markersize=4, label=f"{name}, {kind}")
     axes.set_xticks(slots)

@@ -174,7 +174,7 @@ def test_what_cannot_be_spoken_does_not_stop_the_rest(tiny, tmp_path):
     errors = {i: str(found[i]) for i in found if isinstance(found[i], Exception)}
     assert sorted(errors) == [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13]
     for i, words in {
-        1: "empty", 2: "nobody", 3: "300 tokens", 4: "no voice file", 5: "a text or a mapping", 6: "seed is -1",
+        1: "empty", 2: "nobody", 3: "300 tokens", 4: "no voice file", 5: "or a mapping", 6: "seed is -1",
         7: "surrogate", 8: "a voice is", 11: "mapping with a text", 12: "no 'speed'", 13: "string, not int",
     }.items():  # fmt: skip
         assert words in errors[i]

@@ -176,7 +176,7 @@ def test_throughput(tmp_path, capsys):
     assert max(result["lengths"]) == 48
     (points,) = result["systems"].values()
     assert [point["slots"] for point in points] == [1, 3]
-    audio = {point[kind]["audio"] for point in points for kind in ("refilled", "static")}
+    audio = {point[kind]["audio"] for point in points for kind in throughput.KINDS}
     assert len(audio) == 1  # the same work, whatever the way
     assert min(numbers(points[0])) > 0
     assert result["peer"]["times_transformers"]["barklite float32"] > 0
