@@ -1,7 +1,9 @@
 """The `barklite` command. Mistakes get one line on stderr and a non-zero exit status, never a traceback."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterable
@@ -22,7 +24,9 @@ Other commands:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command: exit status 0, 1 for an error, 2 for wrong usage, 130 if interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # this process is the command: what it began is to vanish when it is told to end
+        arguments = sys.argv[1:]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
     try:
         with warnings.catch_warnings():
@@ -98,6 +102,7 @@ def _speak(arguments: list[str]) -> int:
         return _corpus(options)
     if options.shard is not None:
         raise ValueError("--shard is for a corpus: -i FILE.jsonl")
+    _check_numbers(options)
     options.output = "bark.wav" if options.output is None else options.output
 
     text, long = _text(options)
@@ -143,9 +148,7 @@ def _corpus(options: argparse.Namespace) -> int:
         raise ValueError("a .jsonl file becomes many WAVs: name a directory with -o")
     if options.save_voice is not None:
         raise ValueError("--save-voice keeps the voice of one text, and a .jsonl file has many")
-    for name, least in (("batch_size", 1), ("retries", 0)):
-        if (value := getattr(options, name)) is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be {least} or more")
+    _check_numbers(options)
     from .corpus import Shard, speak
 
     config_of = _generation(options)
@@ -182,6 +185,14 @@ def _corpus(options: argparse.Namespace) -> int:
         made = f"{done.spoken} rows spoken, {done.seconds:.1f} s of sound"
         print("; ".join([f"{options.output}: {made}", *filter(None, notes)]), file=sys.stderr)
     return 1 if done.failed else 0
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for name, least in (("batch_size", 1), ("retries", 0)):
+        if (value := getattr(options, name)) is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be {least} or more")
+    if not 0 <= options.pause <= 3600:
+        raise ValueError(f"pause is {options.pause}; it must be a number of seconds")
 
 
 def _bark(options: argparse.Namespace):
@@ -249,12 +260,15 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
     from . import atomic
     from .clip import WavWriter
 
-    first, seconds, count, cut = None, {}, 0, 0
+    first, voice, seconds, count, cut = None, None, {}, 0, 0
     with atomic.writing(options.output) as file:
         for clip in clips:
             if first is None:
                 first, writer = clip, WavWriter(file, clip.sample_rate, options.float)
             writer.write(clip.audio)
+            if options.save_voice and voice is None:
+                with contextlib.suppress(ValueError):  # too short: the text goes on in that of a later clip
+                    voice = clip.voice()
             count, cut = count + 1, cut + (clip.finish_reason == "length")
             for stage, second in clip.timings.items():
                 seconds[stage] = seconds.get(stage, 0.0) + second
@@ -265,7 +279,7 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
             stacklevel=2,
         )
     if options.save_voice:  # after the sound, which a clip too short to be a voice must not cost
-        first.voice().save(options.save_voice)
+        (voice or first.voice()).save(options.save_voice)
     if not options.quiet:
         spent = ", ".join(f"{stage} {second:.1f} s" for stage, second in seconds.items())
         note = f"; {cut} of {count} reached the length limit" if cut else ""

@@ -285,14 +285,16 @@ class Bark:
 
         requests: each a Request, a text, or a mapping with "text" and perhaps "voice" and "seed"; read as
             they are needed, so memory does not grow with their number. One that cannot be spoken gives
-            (index, its ValueError or OSError), and the rest go on.
+            (index, its ValueError or OSError), and the rest go on. Two batches are read before the first
+            clip comes.
         batch_size: how many are spoken at a time; as one ends, the next begins. None is 8 on a CPU, else 32,
             or fewer where memory is short.
         progress: a bar that counts clips. The rest as in `generate`.
 
-        A clip does not depend on the batch size and its neighbours. Bad settings raise ValueError at once.
+        A clip does not depend on the batch size and its neighbours (with weights of 16 bits or less as far as
+        rounding goes, which can change tokens). Bad settings raise ValueError at once.
         """
-        if isinstance(requests, (str, Request)) or not isinstance(requests, Iterable):
+        if isinstance(requests, (str, Request, Mapping)) or not isinstance(requests, Iterable):
             raise ValueError(f"requests must be an iterable of Request or str, not {type(requests).__name__}")
         config = self._settings(config)
         pipeline = self._pipeline(config, self._batch_size(batch_size, config), retries)
@@ -322,11 +324,12 @@ class Bark:
             seed = sampling.new_seed() if request.seed is None else sampling.check_seed(request.seed)
             voice = request.voice
             if isinstance(voice, (str, os.PathLike)):
-                if os.fspath(voice) not in voices:
+                name = os.fsdecode(voice)
+                if name not in voices:
                     if len(voices) >= 64:
                         voices.pop(next(iter(voices)))
-                    voices[os.fspath(voice)] = self._voice(voice)
-                voice = voices[os.fspath(voice)]
+                    voices[name] = self._voice(voice)
+                voice = voices[name]
             else:
                 voice = self._voice(voice)
             return Job(index, request.text, ids, voice, seed, sampling.generator(seed, self.device))
@@ -343,27 +346,26 @@ class Bark:
             t = self.config.tokens
             lengths = generate.semantic_length(config, t), generate.coarse_length(config, t)
             models = self.semantic, self.coarse
-            row = sum(
-                2 * model.config.n_layer * model.config.n_embd * length * model.wpe.weight.itemsize
-                for model, length in zip(models, lengths, strict=True)
-            )
+            row = sum(map(self.engine.row_bytes, models, lengths))
             return max(1, min(most, free // 2 // row))
         if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 1:
             raise ValueError(f"batch_size is {given!r}; it must be a whole number from 1 on")
         return int(given)
 
     def _pipeline(
-        self, config, size: int, retries: int, bars: Bars | None = None, sound: bool = True
+        self, config, size: int, retries: int, bars: Bars | None = None, sound: bool = True, stack=None
     ) -> Pipeline:
         if not isinstance(retries, numbers.Integral) or isinstance(retries, bool) or retries < 0:
             raise ValueError(f"retries is {retries!r}; it must be a whole number from 0 on")
+        if stack is None:  # clips that wait for each other, where passes with few rows waste a device
+            stack = 1 if self.device.type == "cpu" else size if self.offload else max(1, size // 4)
         return Pipeline(
             self._resident,
             self.engine,
             config,
             self.config.tokens,
             size,
-            stack=1 if self.device.type == "cpu" else size if self.offload else max(1, size // 4),
+            stack=stack,
             in_turn=self.offload,
             retries=int(retries),
             bars=bars,
@@ -405,12 +407,17 @@ class Bark:
         batch_size: sentences spoken at a time after the first, which is spoken alone, to be heard soon. The
             rest as in `generate` and `generate_many`.
 
-        A clip's `first_audio` is how long after this call it was ready. Bad input raises ValueError here and
-        now, not at the first clip.
+        A clip's `first_audio` is how long after the first was asked for it was ready. Bad input raises
+        ValueError here and now, not at the first clip.
         """
-        since, silence = time.perf_counter(), self._silence(pause)
+        silence = self._silence(pause)
         spoken = self._sentences(text, voice, seed, config, progress, batch_size, retries)
-        return (self._clip(job, silence if more else None, since) for job, more in spoken)
+        return self._clips(spoken, silence)
+
+    def _clips(self, spoken, silence: np.ndarray) -> Iterator[Clip]:
+        since = time.perf_counter()
+        for job, more in spoken:
+            yield self._clip(job, silence if more else None, since)
 
     def stream_audio(
         self,
@@ -438,9 +445,13 @@ class Bark:
 
     def _pieces(self, spoken, frames: int, silence: np.ndarray) -> Iterator[np.ndarray]:
         for job, more in spoken:
-            with self._resident("codec") as codec:
-                for sound in stream.decode_in_pieces(codec, job.codes, frames):
-                    yield sound.float().cpu().numpy()
+            pieces = stream.decode_in_pieces(self.codec, job.codes, frames)
+            while True:
+                with self._resident("codec"):  # not while the caller plays
+                    sound = next(pieces, None)
+                if sound is None:
+                    break
+                yield sound.float().cpu().numpy()
             if more and len(silence):
                 yield silence
 
@@ -456,13 +467,15 @@ class Bark:
         pieces = [(piece, ids) for piece in pieces if (ids := self._encode(piece, config))]  # no lone marks
         if not pieces:
             raise ValueError("the text is empty: there is nothing to speak")
+        if any(len(ids) > limit for _, ids in pieces):
+            raise ValueError(f"a single character of the text has more than {limit} tokens")
 
         def job(i: int, voice: Voice | None) -> Job:
             own = (seed + i) % (sampling.MAX_SEED + 1)
             return Job(i, *pieces[i], voice, own, sampling.generator(own, self.device))
 
         size = min(self._batch_size(batch_size, config), len(pieces))
-        alone, rest = (self._pipeline(config, n, retries, sound=sound) for n in (1, size))
+        alone, rest = (self._pipeline(config, n, retries, sound=sound, stack=1) for n in (1, size))
         in_order = stream.in_order(alone, rest, job, len(pieces), voice, lambda job: self._clip(job).voice())
         return stream.counted(in_order, [len(piece) for piece, _ in pieces], progress)
 
@@ -642,7 +655,7 @@ class Bark:
             return Voice.from_arrays(voice, tokens=tokens)
         if not isinstance(voice, (str, os.PathLike)):
             raise ValueError(f"a voice is a name, a path, a Voice or arrays, not {type(voice).__name__}")
-        name = os.fspath(voice)
+        name = os.fsdecode(voice)
         if name.endswith(".npz"):
             return Voice.load(name, tokens)
         held = self._checkpoint.voices if self._checkpoint else []

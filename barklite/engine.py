@@ -90,9 +90,17 @@ class SlotCache:
     def prompts(self, slots: Sequence[int]) -> "Prompts":
         return Prompts(self, slots)
 
+    def stale(self, slot: int) -> int:
+        """Behind this position nothing was ever written."""
+        return self.lengths[slot]
+
+    def is_finite(self, slot: int) -> bool:
+        """Whether all of a row's steps were: what once is not shows in the last layer from there on."""
+        return bool(self.values[-1, slot, :, : self.lengths[slot]].isfinite().all())
+
     def move(self, source: int, target: int) -> None:
         """The row in `source` goes on in `target`."""
-        n, stale = self.lengths[source], self.lengths[target]
+        n, stale = self.lengths[source], self.stale(target)
         for both in (self.keys, self.values):
             both[:, target, :, :n] = both[:, source, :, :n]
             both[:, target, :, n:stale] = 0
@@ -104,7 +112,7 @@ class Prompts:
 
     def __init__(self, cache: SlotCache, slots: Sequence[int]):
         self.cache, self.slots, self.length = cache, slots, 0
-        self.stale = max(cache.lengths[slot] for slot in slots)
+        self.stale = max(map(cache.stale, slots))
         self.index = (
             torch.tensor(slots, device=cache.keys.device) if len(slots) > 1 else slice(slots[0], slots[0] + 1)
         )
@@ -157,6 +165,11 @@ class Engine:
         """An empty cache for rows of up to `length` positions."""
         like = model.wpe(torch.zeros(1, dtype=torch.long, device=model.wpe.weight.device))  # as is computed
         return SlotCache(model.config, slots, length, like.device, like.dtype)
+
+    def row_bytes(self, model: GPT, length: int) -> int:
+        """Bytes that a slot of such a cache takes."""
+        itemsize = 4 if model.wpe.weight.device.type == "cpu" else model.wpe.weight.itemsize
+        return 2 * model.config.n_layer * model.config.n_embd * length * itemsize
 
     def release(self, model: GPT, cache: SlotCache) -> None:
         """The cache will not be used again."""

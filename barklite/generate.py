@@ -172,7 +172,7 @@ def fine_row(
                 rows = slice(rows.start, min(W, seen + T - start))
             logits = yield Pass(k, window, rows)
             if k == n_given and not bool(logits.isfinite().all()):
-                raise not_finite("fine", logits)
+                raise not_finite("fine", logits.dtype)
             p = probabilities(logits, config.fine)  # by either system's rules a plain softmax
             noise = None
             if config.fine.temperature != 0:  # for every row down to the window's end, read or not

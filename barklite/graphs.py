@@ -31,6 +31,10 @@ class StaticCache(SlotCache):
         self.ended = torch.zeros(chunk, slots, dtype=torch.bool, device=device)
         self.noise = torch.ones(chunk, slots, model.config.output_vocab_size, device=device)
 
+    def stale(self, slot: int) -> int:
+        """Any: empty slots are computed too, and the cache serves many rows one after another."""
+        return self.keys.shape[3]
+
     def state(self) -> list[Tensor]:
         """What a step changes, but for keys and values, which a second run writes again as they are."""
         return [self.positions, self.index, self.token, self.tokens, self.ended]
@@ -44,10 +48,9 @@ class _Layer:
         self.rows = torch.arange(len(positions), device=positions.device)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        n = len(self.positions)
         for both, new in ((self.keys, k), (self.values, v)):
             both[self.rows, :, self.positions] = new[:, :, 0].to(both.dtype)
-        return self.keys[:n, :, : self.bucket], self.values[:n, :, : self.bucket]
+        return self.keys[:, :, : self.bucket], self.values[:, :, : self.bucket]
 
 
 def block_step(
@@ -88,8 +91,12 @@ class Graphs(Engine):
         self.device = device
         # Dynamo counts, and limits, compilations by code object: each engine has its own.
         own = FunctionType(block_step.__code__.replace(), globals())
-        self._block_step = compiler(own, fullgraph=True, dynamic=False)
-        self._free: dict[tuple[GPT, int], list[StaticCache]] = {}  # caches that nobody uses now
+        from torch._dynamo import config
+
+        # One code for every number of rows and length: more than Dynamo's 8.
+        raised = config.patch(recompile_limit=64)
+        self._block_step = raised(compiler(own, fullgraph=True, dynamic=False))
+        self._free: dict[GPT, list[StaticCache]] = {}  # caches that nobody uses now
         self._weights: dict[nn.Module, tuple[int, ...]] = {}  # where those of the captured graphs lie
         self._graphs: dict[tuple, Callable] = {}
         self._pool, self._stream = None, torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -105,17 +112,25 @@ class Graphs(Engine):
         self.seconds = time.perf_counter() - start
 
     def cache(self, model: GPT, length: int, slots: int = 1) -> StaticCache:
-        slots = power_of_two(slots)  # so that few kinds of caches are kept
-        held = self._free.setdefault((model, slots), [])
-        if held:
-            return held.pop()
+        slots, held = power_of_two(slots), self._free.setdefault(model, [])
+        held.sort(key=lambda cache: len(cache.lengths))
+        for i, cache in enumerate(held):
+            if len(cache.lengths) >= slots:
+                return held.pop(i)
+        self._graphs = {key: graph for key, graph in self._graphs.items() if key[1] not in held}
+        held.clear()  # the larger one serves as well
         like = model.wpe(torch.zeros(1, dtype=torch.long, device=self.device))
         return StaticCache(model, slots, self.chunk, self.device, like.dtype)
 
+    def row_bytes(self, model: GPT, length: int) -> int:
+        """Of a whole block, and twice: numbers of slots are powers of two."""
+        return 2 * super().row_bytes(model, model.config.block_size)
+
     def release(self, model: GPT, cache: StaticCache) -> None:
         """Its graphs can serve the next rows."""
+        assert not any(cache is other for other in self._free[model])
         cache.lengths = [0] * len(cache.lengths)
-        self._free[model, len(cache.lengths)].append(cache)
+        self._free[model].append(cache)
 
     def decode(
         self, model: GPT, tokens: Tensor, cache: StaticCache, noise: Tensor | None, choices: Sequence[Choice]
@@ -142,7 +157,7 @@ class Graphs(Engine):
         x = (model.wte(cache.token[:rows]) + model.wpe(positions))[:, None]  # (B, 1, D)
         mask = torch.arange(bucket, device=self.device) <= positions[:, None, None, None]  # (B, 1, 1, S)
         for block, keys, values in zip(model.h, cache.keys, cache.values, strict=True):
-            x = self._block_step(block, x, mask, keys, values, positions, bucket)
+            x = self._block_step(block, x, mask, keys[:rows], values[:rows], positions, bucket)
         logits = model.lm_head(model.ln_f(x), choice.vocab)[:, -1]
         noise = None
         if choice.sampling.temperature != 0:

@@ -94,13 +94,14 @@ def pick_device(device: torch.device | str | None) -> torch.device:
 
 def is_seconds(value: float) -> bool:
     """Whether `value` is a time that can be asked for."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value < 1e6
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 3600
 
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can be had on a device now; None where nobody says."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        ours = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + ours
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":") for line in file)

@@ -135,6 +135,7 @@ class Pipeline:
         finally:
             for slots in self._slots.values():
                 slots.close()
+            self._slots.clear()
 
     def _busy(self, stage: str) -> int:
         return len(self._slots[stage]) if stage in self._slots else 0

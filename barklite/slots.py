@@ -58,36 +58,45 @@ class _Row:
 
 
 class Noise:
-    """One row's noise, handed out draw by draw.
+    """One row's noise, handed out draw by draw; what was taken and not used goes back to the generator.
 
-    On the CPU several draws are what single ones are, and what is not used goes back to the generator. A
-    GPU's can do neither, and a launch costs: there blocks are drawn, of a size that no neighbour changes.
+    On the CPU several draws are what single ones are. On a GPU they are not, and a launch costs: there blocks
+    are drawn, and what is left of the last one at a stage's end is dropped. So neither depends on how many
+    draws are taken at a time, which a row's neighbours decide.
     """
 
     block = 32
 
     def __init__(self, generator: torch.Generator):
-        self.generator, self.left = generator, None
-        self.state, self.shape = None, None
+        self.generator = generator
+        self.states: list[Tensor] = []  # of the generator, before what was taken last or before each block
+        self.taken: Tensor | None = None
+        self.left: Tensor | None = None
 
     def take(self, n: int, choice: Choice) -> Tensor | None:
         """Noise of n draws, (n, width); None where the likeliest is taken."""
         if choice.sampling.temperature == 0:
             return None
         if self.generator.device.type == "cpu":
-            self.state = self.generator.get_state() if n > 1 else None
+            self.states = [self.generator.get_state()] if n > 1 else []
             return exponential((n, choice.width), self.generator)
-        held = [] if self.left is None else [self.left]
-        while sum(map(len, held)) < n:
-            held.append(exponential((self.block, choice.width), self.generator))
-        held = torch.cat(held)
-        self.left = held[n:]
-        return held[:n]
+        held = self.left
+        while held is None or len(held) < n:
+            self.states.append(self.generator.get_state())
+            block = exponential((self.block, choice.width), self.generator)
+            held = block if held is None else torch.cat((held, block))
+        self.taken, self.left = held[:n], held[n:]
+        return self.taken
 
     def give_back(self, used: int, width: int) -> None:
         """Of what was taken last only `used` draws were needed."""
-        if self.state is not None:
-            self.generator.set_state(self.state)
+        if self.taken is not None:
+            self.left = torch.cat((self.taken[used:], self.left))
+            while len(self.left) >= self.block:  # a whole block that nobody used
+                self.left = self.left[: -self.block]
+                self.generator.set_state(self.states.pop())
+        elif self.states:
+            self.generator.set_state(self.states.pop())
             exponential((used, width), self.generator)
 
 
@@ -162,13 +171,11 @@ class Slots:
             drawn, ended = choice(logits, None if noise[0] is None else torch.cat(noise))
             drawn, ended = drawn.tolist(), ended.tolist()
             self._spent(rows, start)
-            for i, (slot, row) in enumerate(zip(slots, rows, strict=True)):
+            for i, slot in enumerate(slots):
                 if finite[i]:
                     self._take(slot, [drawn[i]], [ended[i]])
                 else:
-                    self._rows[slot] = None
-                    row.coroutine.close()
-                    self._done.append(Done(row.key, None, not_finite(self.name, logits), row.seconds))
+                    self._fail(slot)
         return bool(groups)
 
     def _steps(self) -> None:
@@ -210,8 +217,18 @@ class Slots:
         row.last = drawn[n - 1]
         self.tick(n)
         end = ended[n - 1]
+        if (end or len(row.tokens) == len(row.draw.choices)) and not self.cache.is_finite(slot):
+            self._fail(slot)
+            return
         if (end or len(row.tokens) == len(row.draw.choices)) and not self._resume(row, (row.tokens, end)):
             self._rows[slot] = None
+
+    def _fail(self, slot: int) -> None:
+        """A row whose values are not finite ends with an error."""
+        row, self._rows[slot] = self._rows[slot], None
+        row.coroutine.close()
+        error = not_finite(self.name, self.cache.keys.dtype)
+        self._done.append(Done(row.key, None, error, row.seconds))
 
     def _resume(self, row: _Row, answer: tuple[list[int], bool] | None) -> bool:
         """Run a row's coroutine up to its next Draw; False if it has ended."""
@@ -287,8 +304,8 @@ def passes(
     return done
 
 
-def not_finite(stage: str, logits: Tensor) -> ValueError:
+def not_finite(stage: str, dtype: torch.dtype) -> ValueError:
     return ValueError(
         f"the {stage} model computed values that are not finite: its weights are damaged, "
-        f"or {logits.dtype} has too little range for them (try float32 or bfloat16)"
+        f"or {dtype} has too little range for them (try float32 or bfloat16)"
     )

@@ -382,24 +382,102 @@ def test_graphs_give_the_same_batches(config, tiny):
         same(clip, found[i])
 
 
-def test_noise_of_a_gpu_comes_in_blocks():
-    """A row's noise does not depend on how many steps are made at a time, which its neighbours decide."""
+class OnDevice:
+    """A generator that says that it is a GPU's."""
 
-    class OnDevice:  # a generator that says that it is not the CPU's
-        device = torch.device("cuda")
+    device = torch.device("cuda")
 
-    choice = engine.Choice(0, 8, SamplingConfig(), "suno", 8)
-    drawn = []
-    for takes in ((1, 32, 32, 5), (1, 7, 30, 2, 30)):
-        source = torch.Generator().manual_seed(0)
-        noise = slots.Noise(OnDevice())
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                slots, "exponential", lambda shape, _, source=source: torch.rand(shape, generator=source)
-            )
-            drawn.append(torch.cat([noise.take(n, choice) for n in takes]))
-    assert torch.equal(*drawn)
-    assert len(drawn[0]) == 70
+    def __init__(self):
+        self.inner = torch.Generator().manual_seed(0)
+        self.get_state, self.set_state = self.inner.get_state, self.inner.set_state
+
+
+@pytest.mark.parametrize("used", [1, 32, 33, 40, 65, 70])
+def test_noise_of_a_gpu_comes_in_blocks(used, monkeypatch):
+    """Neither a row's noise nor the generator afterwards depends on how many steps are made at a time."""
+    monkeypatch.setattr(slots, "exponential", lambda shape, source: torch.rand(shape, generator=source.inner))
+    choice, found = engine.Choice(0, 8, SamplingConfig(), "suno", 8), []
+    for chunks in ([1] * used, [1, *[32] * 5], [1, *[7, 30, 2] * 3], [1, 31, *[32] * 3]):
+        source, drawn = OnDevice(), []
+        noise = slots.Noise(source)
+        for n in chunks:
+            taken = noise.take(n, choice)
+            need = min(n, used - sum(map(len, drawn)))
+            if need < n:
+                noise.give_back(need, 8)
+            drawn.append(taken[:need])
+            if sum(map(len, drawn)) == used:
+                break
+        found.append((torch.cat(drawn), source.get_state()))
+    for draws, state in found[1:]:
+        assert torch.equal(draws, found[0][0])
+        assert torch.equal(state, found[0][1])
+
+
+def test_graphs_compile_for_any_number_of_rows(tiny):
+    """Regression: Dynamo's limit of 8 compilations ended a batch in the middle."""
+    traced = []
+
+    def backend(graph, example):
+        traced.append(tuple(example[0].shape))
+        return graph.forward
+
+    torch._dynamo.reset()
+    fast = Bark(
+        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
+    )
+    fast.engine = graphs.Graphs(
+        [tiny.semantic, tiny.coarse],
+        torch.device("cpu"),
+        lambda f, **options: torch.compile(f, backend=backend, **options),
+    )
+    given, config = requests(16), replace(SUNO, max_seconds=5.0)
+    expected = alone(tiny, given, config)
+    for size in (1, 3, 8, 2):
+        for i, clip in fast.generate_many(given[: 2 * size], batch_size=size, config=config):
+            same(clip, expected[i])
+    assert len(traced) <= 4 * 4  # rows 1, 2, 4, 8; lengths 256, 512, 768, 1024
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "graphs"])
+def test_a_row_that_goes_wrong_while_it_decodes(fast, tiny):
+    """It is that row's error, and what it leaves in its slot reaches no other row, now or later."""
+    bark = Bark(
+        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
+    )
+    if fast:
+        bark.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
+    config, given = replace(SUNO, max_seconds=1.0), requests(16)[:8]
+    expected = alone(tiny, given, config)
+    token = int(expected[2].semantic[3])
+    hit = {i for i, clip in enumerate(expected) if token in clip.semantic[:-1].tolist()}
+    weight = tiny.semantic.wte.weight
+    kept = weight.data[token].clone()
+    try:
+        weight.data[token] = torch.inf
+        found = dict(bark.generate_many(given, batch_size=3, config=config))
+    finally:
+        weight.data[token] = kept
+    for i, clip in enumerate(expected):
+        if i in hit:
+            assert "semantic model computed values that are not finite" in str(found[i])
+        else:
+            same(clip, found[i])
+    assert len(hit) < len(given)
+    for i, clip in bark.generate_many(given, batch_size=3, config=config):
+        same(clip, expected[i])
+
+
+def test_caches_of_graphs_are_few(tiny):
+    fast = graphs.Graphs([tiny.semantic], torch.device("cpu"), lambda f, **_: f)
+    for slots_wanted in (1, 8, 3, 5, 16, 2):
+        cache = fast.cache(tiny.semantic, 0, slots_wanted)
+        assert len(cache.lengths) >= slots_wanted
+        fast.release(tiny.semantic, cache)
+        assert len(fast._free[tiny.semantic]) == 1
+    with pytest.raises(AssertionError):
+        fast.release(tiny.semantic, cache)
 
 
 def test_small_config_of_other_sizes():

@@ -148,6 +148,42 @@ def test_a_long_file(command, tiny):
     assert np.array_equal(scipy.io.wavfile.read("b.wav")[1], whole)
 
 
+def test_the_voice_of_a_long_text(command):
+    """What is kept is the voice that the text goes on in, not that of a first clip too short to have one."""
+    Path("a.txt").write_text("Hi. Hello world, hello world.")
+    from barklite import Bark
+
+    spoken, lengths = Bark._sentences, []
+
+    def short(self, *arguments, **options):
+        for i, (job, more) in enumerate(spoken(self, *arguments, **options)):
+            lengths.append(len(job.semantic))
+            job.semantic = job.semantic[: 5 if i == 0 else None]
+            yield job, more
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bark, "_sentences", short)
+        assert command("-i", "a.txt", "-o", "a.wav", "--save-voice", "v.npz", *SHORT)[0] == 0
+    assert len(Voice.load("v.npz").semantic) == lengths[1]
+
+
+def test_told_to_end(native):
+    """SIGTERM leaves no unfinished file."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "barklite", "-i", "-", "-m", native, "-o", "a.wav", "--max-seconds", "15"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdin.write("Hello world. " * 100)
+    process.stdin.close()
+    while not os.listdir():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.terminate()
+    process.wait(timeout=60)
+    assert process.returncode == 143
+    assert os.listdir() == []
+
+
 def test_voices_command(command):
     status, out, _ = command("voices", "en", model=False)
     assert status == 0
@@ -215,6 +251,9 @@ BAD = [
     (["-i", "none.txt", "-o", "a.wav"], "none.txt: no such file"),
     (["-i", ".", "-o", "a.wav"], "is a directory"),
     (["-i", "rows.jsonl", "-o", "a.wav"], ".jsonl"),
+    (["Hello", "--batch-size", "0"], "batch_size is 0"),
+    (["Hello", "--pause", "-1"], "pause is -1"),
+    (["Hello", "--retries", "-1"], "retries is -1"),
 ]
 
 
