@@ -66,7 +66,7 @@ def alone(bark, given, config):
     return [MADE[bark, one.text, one.voice, one.seed, config] for one in given]
 
 
-@pytest.mark.parametrize("n", [2, 7, 16])
+@pytest.mark.parametrize("n", [2, 16])
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 def test_a_batch_is_its_rows(n, config, tiny):
     given = requests(16)[-n:]
@@ -110,7 +110,7 @@ def test_stages_in_any_order_of_turns(stack, in_turn, tiny, monkeypatch):
     assert made
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [2, 5])
 def test_refilled_slots(size, tiny):
     """A slot that a row leaves serves the next one, which knows nothing of it."""
     given = requests(16)[4:]
@@ -120,7 +120,7 @@ def test_refilled_slots(size, tiny):
         same(clip, expected[i])
         order.append(i)
     assert sorted(order) == list(range(12))
-    assert size == 1 or order != sorted(order)
+    assert order != sorted(order)
 
 
 def test_slots_are_kept_busy(tiny, monkeypatch):

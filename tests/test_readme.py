@@ -70,7 +70,7 @@ def test_the_example_on_ray_is_python():
     """It needs a cluster; tests of corpora run the same on a local one."""
     (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
     compile(block, "README.md", "exec")
-    assert len(block.splitlines()) == 10
+    assert len(block.splitlines()) <= 10
 
 
 def test_the_two_commands():
