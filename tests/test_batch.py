@@ -24,6 +24,7 @@ from tests import builders
 
 VOICES = (None, builders.voice("a", 120), builders.voice("b", 700, 1), builders.voice("c", 33, 2))
 GREEDY = SamplingConfig(0)
+STAGES = ("semantic", "coarse", "fine", "codec")
 # With random weights 10,001 ids are nearly even: at this likelihood of the end rows have 2 to 300 tokens.
 SUNO = GenerationConfig(min_eos_p=0.0008, max_seconds=6.0)
 SETTINGS = {
@@ -467,6 +468,28 @@ def test_a_row_that_goes_wrong_while_it_decodes(fast, tiny):
     assert len(hit) < len(given)
     for i, clip in bark.generate_many(given, batch_size=3, config=config):
         same(clip, expected[i])
+
+
+def test_a_row_that_moves_leaves_nothing_behind_it(tiny):
+    """Of the longer row that was there: not finite, it would come through the mask."""
+    cache = engine.PLAIN.cache(tiny.semantic, 10, 2)
+    cache.keys[:, 0, :, :8] = cache.values[:, 0, :, :8] = torch.nan
+    cache.keys[:, 1, :, :5] = cache.values[:, 1, :, :5] = 1
+    cache.lengths = [8, 5]
+    cache.move(1, 0)
+    assert cache.lengths[0] == 5
+    for both in (cache.keys, cache.values):
+        assert bool((both[:, 0, :, :5] == 1).all())
+        assert not both[:, 0, :, 5:].any()
+
+
+def test_a_pipeline_gives_each_cache_back_once(tiny):
+    fast = Bark(tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in STAGES})
+    fast.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
+    pipeline = fast._pipeline(replace(SUNO, max_seconds=0.1), 1, 0)
+    for i in range(2):  # as a stream does while its first sentences are too short to have a voice
+        assert len(list(pipeline.run(iter([fast._job(i, "Hello", SUNO, {})])))) == 1
+        assert [len(held) for held in fast.engine._free.values()] == [1, 1]
 
 
 def test_caches_of_graphs_are_few(tiny):
