@@ -384,6 +384,7 @@ class Bark:
             finish_reason=job.finish_reason,
             timings=job.timings,
             first_audio=None if since is None else time.perf_counter() - since,
+            eos_p=np.array(job.eos_p, dtype=np.float32),
             tokens=self.config.tokens,
         )
 
@@ -512,7 +513,7 @@ class Bark:
             config,
             progress,
         )
-        return [tokens for tokens, _ in made]
+        return [tokens for tokens, *_ in made]
 
     def semantic_to_coarse(
         self,

@@ -24,7 +24,8 @@ class Clip:
     frame.
     seed: what reproduces it. finish_reason: "eos" if the model ended it, "length" if a limit did. timings:
     seconds spent in each stage; of a clip made with others, its share. first_audio: of a clip of a stream,
-    whose audio may end with a pause, seconds from the call until it was ready.
+    whose audio may end with a pause, seconds from the call until it was ready. eos_p: float32 (N,), or
+    (N + 1,) if the model ended it: how probable the end was at each semantic step, as `min_eos_p` sees it.
     """
 
     audio: np.ndarray
@@ -36,6 +37,7 @@ class Clip:
     finish_reason: str
     timings: dict[str, float] = field(default_factory=dict)
     first_audio: float | None = None
+    eos_p: np.ndarray | None = None
     tokens: TokenConfig = field(default_factory=TokenConfig, repr=False)
 
     @property

@@ -36,30 +36,32 @@ class Choice:
     def vocab(self) -> slice:
         return slice(self.start, self.stop)
 
-    def __call__(self, logits: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits of the eligible ids (B, V) and noise (B, width) -> ids, int64 (B,), and which rows end, bool
-        (B,).
+    def __call__(self, logits: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the eligible ids (B, V) and noise (B, width) -> ids, int64 (B,); which rows end, bool
+        (B,); and how probable the end was, float32 (B,).
+
+        The probability is the one that `min_eos_p` is for: of what is drawn from, to Suno; of the raw model,
+        to transformers, and at temperature 0.
         """
         p = probabilities(logits, self.sampling, self.rules)
         if noise is not None and self.width > self.stop - self.start:
             noise = noise[:, self.vocab]
         drawn = draw(p, noise)  # counted from `start`
-        ended = torch.full_like(drawn, False, dtype=torch.bool)
+        ended = torch.zeros_like(drawn, dtype=torch.bool)
+        eos_p = torch.zeros_like(drawn, dtype=torch.float32)
         if self.ends:
-            ended = drawn == self.stop - self.start - 1
-            if self.min_eos_p is not None:  # of what is drawn, to Suno; of the raw model, to transformers
-                likely = (
-                    p[:, -1] >= self.min_eos_p
-                    if self.rules == "suno"
-                    else logits.float().softmax(-1)[:, -1] > self.min_eos_p
-                )
-                ended = ended | likely
-        return self.start + drawn, ended
+            suno, ended = self.rules == "suno", drawn == self.stop - self.start - 1
+            raw = not suno or self.sampling.temperature == 0
+            eos_p = logits.float().softmax(-1)[:, -1] if raw else p[:, -1]
+            if self.min_eos_p is not None:
+                ended = ended | (p[:, -1] >= self.min_eos_p if suno else eos_p > self.min_eos_p)
+        return self.start + drawn, ended, eos_p
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """A row asks for tokens, one a choice, or fewer if one of them is the end: it gets (tokens, ended).
+    """A row asks for tokens, one a choice, or fewer if one of them is the end: it gets (tokens, ended,
+    eos_p), the last a list of the end's probability at each of them.
 
     prompt: ids (T,) or embeddings (T, D), from which the first is drawn; None goes on from the last one.
     """
@@ -191,15 +193,14 @@ class Engine:
 
     def decode(
         self, model: GPT, tokens: Tensor, cache: SlotCache, noise: Tensor | None, choices: Sequence[Choice]
-    ) -> tuple[Tensor, Tensor]:
-        """One step a choice from `tokens` (B,) on, with noise (n, B, width): ids and ends, both (n, B)."""
-        drawn, ended = [], []
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step a choice from `tokens` (B,) on, with noise (n, B, width): what choices give, each (n, B)."""
+        made = []
         for i, choice in enumerate(choices):
             logits = self.step(model, tokens[:, None], cache, choice.vocab)
-            tokens, end = choice(logits, None if noise is None else noise[i])
-            drawn.append(tokens)
-            ended.append(end)
-        return torch.stack(drawn), torch.stack(ended)
+            made.append(choice(logits, None if noise is None else noise[i]))
+            tokens = made[-1][0]
+        return tuple(map(torch.stack, zip(*made, strict=True)))
 
     def fine(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
         """Logits (B, rows, V) of a codebook, given codes (B, K, T)."""

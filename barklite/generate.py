@@ -26,8 +26,10 @@ from .voice import Voice
 
 def semantic_row(
     model: GPT, ids: list[int], voice: Voice | None, config: GenerationConfig, tokens: TokenConfig
-) -> Generator[Draw, tuple[list[int], bool], tuple[Tensor, str]]:
-    """Tokenizer ids -> semantic tokens, int64 (N,), and why they end: "eos" or "length" (spec 4.1)."""
+) -> Generator[Draw, tuple[list[int], bool, list[float]], tuple[Tensor, str, list[float]]]:
+    """Tokenizer ids -> semantic tokens, int64 (N,); why they end, "eos" or "length" (spec 4.1); and how
+    probable the end was at each step, that of the end included.
+    """
     device, eos = model.wpe.weight.device, tokens.semantic_eos
     width = eos + 1 if config.rules == "suno" else model.config.output_vocab_size
     choice = Choice(0, eos + 1, config.semantic, config.rules, width, True, config.min_eos_p)
@@ -36,9 +38,9 @@ def semantic_row(
     text, history, infer = prompt.split((tokens.n_text, tokens.n_semantic_history, 1))
     embeds = torch.cat((model.wte(text) + model.wte(history), model.wte(infer)))  # (n_text + 1, D)
 
-    drawn, ended = yield Draw(embeds, (choice,) * config.semantic_limit(tokens))
+    drawn, ended, eos_p = yield Draw(embeds, (choice,) * config.semantic_limit(tokens))
     spoken = drawn[:-1] if ended else drawn  # without the end itself
-    return torch.tensor(spoken, dtype=torch.long, device=device), "eos" if ended else "length"
+    return torch.tensor(spoken, dtype=torch.long, device=device), "eos" if ended else "length", eos_p
 
 
 def semantic_prompt(ids: list[int], voice: Voice | None, tokens: TokenConfig) -> Tensor:
@@ -65,7 +67,7 @@ def coarse_row(
     config: GenerationConfig,
     tokens: TokenConfig,
     carry: bool = True,
-) -> Generator[Draw, tuple[list[int], bool], Tensor]:
+) -> Generator[Draw, tuple[list[int], bool, list[float]], Tensor]:
     """Semantic tokens (N,) -> the coarse model's own ids, frame by frame, int64 (steps,) (spec 4.2).
 
     Those of codebook k begin at 10000 + 1024 k.
@@ -91,7 +93,7 @@ def coarse_row(
             window = source[view[0] :][: tokens.n_coarse_semantic]
             padding = [tokens.coarse_pad] * (tokens.n_coarse_semantic - len(window))
             prompt = torch.tensor([*window, *padding, tokens.coarse_infer, *ids[view[1] :]])
-        drawn, _ = yield Draw(prompt, (choices * n)[:n])
+        drawn, *_ = yield Draw(prompt, (choices * n)[:n])
         ids, seen = ids + drawn, view
     return torch.tensor(ids[len(coarse_history) :], dtype=torch.long, device=model.wpe.weight.device)
 
@@ -208,7 +210,7 @@ def text_to_semantic(
     tokens: TokenConfig,
     tick: Tick = silent,
     engine: Engine = PLAIN,
-) -> tuple[Tensor, str]:
+) -> tuple[Tensor, str, list[float]]:
     """`semantic_row`, run by itself. ValueError if the model's values are not finite."""
     row = semantic_row(model, ids, voice, config, tokens)
     slots = Slots("semantic", model, 1, semantic_length(config, tokens), engine, tick)

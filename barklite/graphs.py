@@ -29,6 +29,7 @@ class StaticCache(SlotCache):
         self.index = torch.zeros(1, dtype=torch.long, device=device)  # of the step within its chunk
         self.tokens = torch.zeros(chunk, slots, dtype=torch.long, device=device)
         self.ended = torch.zeros(chunk, slots, dtype=torch.bool, device=device)
+        self.eos_p = torch.zeros(chunk, slots, device=device)
         self.noise = torch.ones(chunk, slots, model.config.output_vocab_size, device=device)
 
     def stale(self, slot: int) -> int:
@@ -37,7 +38,12 @@ class StaticCache(SlotCache):
 
     def state(self) -> list[Tensor]:
         """What a step changes, but for keys and values, which a second run writes again as they are."""
-        return [self.positions, self.index, self.token, self.tokens, self.ended]
+        return [self.positions, self.index, self.token, *self.made]
+
+    @property
+    def made(self) -> tuple[Tensor, ...]:
+        """What a chunk's choices give, each (chunk, slots)."""
+        return self.tokens, self.ended, self.eos_p
 
 
 class _Layer:
@@ -134,7 +140,7 @@ class Graphs(Engine):
 
     def decode(
         self, model: GPT, tokens: Tensor, cache: StaticCache, noise: Tensor | None, choices: Sequence[Choice]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         self._forget_moved(model)
         n, B = len(choices), len(tokens)
         rows = power_of_two(B)  # those behind the last compute nothing of use
@@ -149,7 +155,7 @@ class Graphs(Engine):
             step = partial(self._step, model, cache, choice, rows, bucket)
             self._graph((model, cache, choice, rows, bucket), step, cache.state())()
             cache.lengths[:B] = [length + 1 for length in cache.lengths[:B]]
-        return cache.tokens[:n, :B].clone(), cache.ended[:n, :B].clone()
+        return tuple(each[:n, :B].clone() for each in cache.made)
 
     def _step(self, model: GPT, cache: StaticCache, choice: Choice, rows: int, bucket: int) -> None:
         """One step of the first `rows` slots, from state to state. Nothing in it waits for the device."""
@@ -162,10 +168,10 @@ class Graphs(Engine):
         noise = None
         if choice.sampling.temperature != 0:
             noise = cache.noise.index_select(0, cache.index)[0, :rows, : choice.width]
-        token, ended = choice(logits, noise)
-        cache.tokens[:, :rows].index_copy_(0, cache.index, token[None])
-        cache.ended[:, :rows].index_copy_(0, cache.index, ended[None])
-        cache.token[:rows].copy_(token)
+        made = choice(logits, noise)
+        for each, new in zip(cache.made, made, strict=True):
+            each[:, :rows].index_copy_(0, cache.index, new[None])
+        cache.token[:rows].copy_(made[0])
         cache.positions.add_(1).clamp_(max=model.config.block_size - 1)
         cache.index.add_(1)
 

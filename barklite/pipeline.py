@@ -32,6 +32,7 @@ class Job:
     generator: torch.Generator | None = None
     attempt: int = 0
     finish_reason: str = ""
+    eos_p: list[float] | None = None
     semantic: Tensor | None = None
     coarse: Tensor | None = None
     codes: Tensor | None = None
@@ -175,7 +176,7 @@ class Pipeline:
             job, job.error = one.key, one.error
             job.timings["semantic"] = job.timings.get("semantic", 0.0) + one.seconds
             if job.error is None:
-                job.semantic, job.finish_reason = one.result
+                job.semantic, job.finish_reason, job.eos_p = one.result
                 unused = self.config.semantic_limit(self.tokens) - len(job.semantic)
                 self.bars.expect("semantic", -unused + (job.finish_reason == "eos"))
             yield job

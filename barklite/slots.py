@@ -49,6 +49,7 @@ class _Row:
     noise: "Noise"
     draw: Draw | None = None
     tokens: list[int] = field(default_factory=list)  # of this Draw
+    eos_p: list[float] = field(default_factory=list)
     last: int = -1
     seconds: float = 0.0
 
@@ -168,12 +169,12 @@ class Slots:
             logits = self.engine.prefill(self.model, prompts, self.cache, slots, choice.vocab)
             finite = logits.isfinite().all(-1).tolist()  # damaged weights, or too small a range, show here
             noise = [row.noise.take(1, choice) for row in rows]
-            drawn, ended = choice(logits, None if noise[0] is None else torch.cat(noise))
-            drawn, ended = drawn.tolist(), ended.tolist()
+            made = choice(logits, None if noise[0] is None else torch.cat(noise))
+            made = [each[:, None].tolist() for each in made]
             self._spent(rows, start)
             for i, slot in enumerate(slots):
                 if finite[i]:
-                    self._take(slot, [drawn[i]], [ended[i]])
+                    self._take(slot, *(each[i] for each in made))
                 else:
                     self._fail(slot)
         return bool(groups)
@@ -198,29 +199,31 @@ class Slots:
             noise = each[0][:, None] if len(rows) == 1 else torch.stack(each, 1)  # (n, B, width)
         before = list(self.cache.lengths)
         tokens = torch.tensor([row.last for row in rows], device=self.device)
-        drawn, ended = self.engine.decode(self.model, tokens, self.cache, noise, choices)
-        drawn, ended = drawn.T.tolist(), ended.T.tolist()
+        made = self.engine.decode(self.model, tokens, self.cache, noise, choices)
+        made = [each.T.tolist() for each in made]
         self._spent([row for row, moves in zip(rows, moving, strict=True) if moves], start)
         for slot, moves in enumerate(moving):
             if moves:
-                self._take(slot, drawn[slot], ended[slot])
+                self._take(slot, *(each[slot] for each in made))
             else:
                 self.cache.lengths[slot] = before[slot]
 
-    def _take(self, slot: int, drawn: list[int], ended: list[bool]) -> None:
+    def _take(self, slot: int, drawn: list[int], ended: list[bool], eos_p: list[float]) -> None:
         """Give a row what was drawn for it, up to its end; if that is all it asked for, it goes on."""
         row = self._rows[slot]
         n = ended.index(True) + 1 if True in ended else len(drawn)
         if n < len(drawn):
             row.noise.give_back(n, row.choice.width)
         row.tokens += drawn[:n]
+        row.eos_p += eos_p[:n]
         row.last = drawn[n - 1]
         self.tick(n)
         end = ended[n - 1]
-        if (end or len(row.tokens) == len(row.draw.choices)) and not self.cache.is_finite(slot):
-            self._fail(slot)
+        if not end and len(row.tokens) < len(row.draw.choices):
             return
-        if (end or len(row.tokens) == len(row.draw.choices)) and not self._resume(row, (row.tokens, end)):
+        if not self.cache.is_finite(slot):
+            self._fail(slot)
+        elif not self._resume(row, (row.tokens, end, row.eos_p)):
             self._rows[slot] = None
 
     def _fail(self, slot: int) -> None:
@@ -230,10 +233,10 @@ class Slots:
         error = not_finite(self.name, self.cache.keys.dtype)
         self._done.append(Done(row.key, None, error, row.seconds))
 
-    def _resume(self, row: _Row, answer: tuple[list[int], bool] | None) -> bool:
+    def _resume(self, row: _Row, answer: tuple[list[int], bool, list[float]] | None) -> bool:
         """Run a row's coroutine up to its next Draw; False if it has ended."""
         try:
-            row.draw, row.tokens = row.coroutine.send(answer), []
+            row.draw, row.tokens, row.eos_p = row.coroutine.send(answer), [], []
             return True
         except StopIteration as stop:
             self._done.append(Done(row.key, stop.value, None, row.seconds))

@@ -92,6 +92,27 @@ def test_the_end_is_drawn(rules, tiny):
     assert all(len(clip.semantic) < 200 and (clip.semantic < 10_000).all() for clip in ended)
 
 
+@pytest.mark.parametrize("temperature", [0, 0.7])
+@pytest.mark.parametrize("rules", ["suno", "transformers"])
+def test_the_probability_of_the_end(rules, temperature, tiny):
+    """`eos_p` is what `min_eos_p` sees, at every step and at the one that ends."""
+    sampling = SamplingConfig(temperature)
+    config = GenerationConfig(max_semantic_tokens=40, min_eos_p=None, rules=rules, semantic=sampling)
+    clip = tiny.generate("Hello", seed=1, config=config)
+    assert clip.eos_p.dtype == np.float32
+    assert clip.eos_p.shape == (40,)
+    assert 0 < clip.eos_p.min() <= clip.eos_p.max() < 0.1
+    likeliest = int(clip.eos_p.argmax())
+    below, above = (float(np.nextafter(clip.eos_p[likeliest], bound)) for bound in (0, 1))
+    if (rules, temperature) != ("suno", 0):  # there the end must be the likeliest of all
+        ended = tiny.generate("Hello", seed=1, config=replace(config, min_eos_p=below))
+        assert ended.finish_reason == "eos"
+        assert ended.eos_p.tolist() == clip.eos_p[: likeliest + 1].tolist()
+        assert ended.semantic.tolist() == clip.semantic[:likeliest].tolist()
+    on = tiny.generate("Hello", seed=1, config=replace(config, min_eos_p=above))
+    assert on.semantic.tolist() == clip.semantic.tolist()
+
+
 @pytest.mark.parametrize("rules", ["suno", "transformers"])
 def test_an_end_at_once_is_an_empty_clip(rules, tiny):
     bark = Bark.from_config(tiny.config, seed=3, device="cpu")

@@ -52,6 +52,8 @@ def same(one, two):
     assert one.codes.tolist() == two.codes.tolist()
     assert (one.seed, one.finish_reason, one.text) == (two.seed, two.finish_reason, two.text)
     assert np.allclose(one.audio, two.audio, atol=1e-5)
+    assert one.eos_p.shape == two.eos_p.shape
+    assert np.allclose(one.eos_p, two.eos_p, rtol=1e-4, atol=1e-9)
 
 
 MADE = {}  # clips made alone, which several tests compare with

@@ -137,7 +137,7 @@ def ends_early(scores, sampling, min_eos_p, rules):
     choice = generate.Choice(0, len(scores), sampling, rules, len(scores), True, min_eos_p)
     noise = torch.ones(1, len(scores))
     noise[0, -1] = torch.inf
-    token, ended = choice(scores[None], noise)
+    token, ended, _ = choice(scores[None], noise)
     assert int(token) != len(scores) - 1
     return bool(ended)
 
@@ -199,7 +199,7 @@ def test_semantic_logits(text):
     ids=["suno", "suno-voice", "transformers-greedy", "transformers", "transformers-no-top-k"],
 )
 def test_semantic_tokens(text, config, voice, expected):
-    tokens, reason = generate.text_to_semantic(text, IDS, voice, generator(0), config, T)
+    tokens, reason, _ = generate.text_to_semantic(text, IDS, voice, generator(0), config, T)
     assert tokens.tolist() == expected
     assert reason == "length"
 
