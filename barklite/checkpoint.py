@@ -58,9 +58,15 @@ def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> n
 
 def check_state(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor], tick=lambda n: None) -> None:
     """ValueError naming file and key unless `state` has the model's keys, shapes and finite values."""
-    path = checkpoint.origin(name)
     with torch.device("meta"):
         expected = MODELS[name](getattr(checkpoint.config, name)).state_dict()
+    check_tensors(checkpoint.origin(name), state, expected, tick)
+
+
+def check_tensors(
+    path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], tick=lambda n: None
+) -> None:
+    """ValueError naming `path` and a key unless `state` has the keys and shapes of `expected`, all finite."""
     for key in expected.keys() - state.keys():
         raise ValueError(f"{path}: tensor {key!r} is missing")
     for key in state.keys() - expected.keys():

@@ -126,17 +126,10 @@ def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
     tokenizer = _wordpiece(path)
     check_vocabulary(tokenizer, config.tokens)
 
-    files, joint = _huggingface_weights(path), {}
-    for file in files:
-        part = _read_tensors(file)
-        if twice := sorted(joint.keys() & part.keys()):
-            raise ValueError(f"{file}: tensor {twice[0]!r} is in another shard too")
-        joint |= part
-    origin = files[0] if len(files) == 1 else path
+    joint, origin = read_huggingface(path)
 
     @_blaming(origin)
     def state(name: str) -> dict[str, Tensor]:
-        huggingface.check_prefixes(joint)
         if name == "codec":
             return huggingface.convert_codec(joint, config.codec, config.tokens.n_codebooks, encoder)[1]
         if name == "fine":
@@ -160,6 +153,20 @@ def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
         voices=sorted(held),
         voice=lambda name: read_huggingface_voice(held[name], name, config.tokens),
     )
+
+
+def read_huggingface(path: Path) -> tuple[dict[str, Tensor], Path]:
+    """A Hugging Face directory's joint state dict, mapped, and the file it is from (or the directory)."""
+    files, joint = _huggingface_weights(path), {}
+    for file in files:
+        part = _read_tensors(file)
+        if twice := sorted(joint.keys() & part.keys()):
+            raise ValueError(f"{file}: tensor {twice[0]!r} is in another shard too")
+        joint |= part
+    origin = files[0] if len(files) == 1 else path
+    with _blaming(origin):
+        huggingface.check_prefixes(joint)
+    return joint, origin
 
 
 def _open_suno(path: Path, encoder: bool) -> Checkpoint:

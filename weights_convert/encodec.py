@@ -77,6 +77,27 @@ def convert(
     ), converted
 
 
+def export(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
+    """The way back of `convert`, to transformers' names: a codec with its encoder, weight norm unfolded."""
+    exported = {}
+    for side in ("decoder", "encoder"):
+        for layer, kind in _layers(side, len(config.ratios)):
+            for part, leaf in _parts(kind):
+                tensor = state[".".join(filter(None, (side, str(layer), part, leaf)))]
+                theirs = _theirs(side, layer, part, leaf, kind, True)
+                if leaf == "weight":
+                    length, direction = (theirs.removesuffix(".weight") + end for end in _WEIGHT_NORM[1])
+                    exported[length] = torch.norm_except_dim(tensor, 2, 0)
+                    exported[direction] = tensor
+                else:
+                    exported[theirs] = tensor
+    for q, book in enumerate(state["codebooks"]):
+        stem = f"quantizer.layers.{q}.codebook"
+        exported |= {f"{stem}.inited": torch.ones(1), f"{stem}.cluster_size": torch.ones(len(book))}
+        exported |= {f"{stem}.embed": book, f"{stem}.embed_avg": book.clone()}
+    return exported
+
+
 def _dim(state: Mapping[str, Tensor], key: str, dim: int) -> int:
     if state[key].ndim <= dim:
         raise ValueError(f"tensor {key!r} has shape {tuple(state[key].shape)}, of too few dimensions")

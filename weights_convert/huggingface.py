@@ -6,8 +6,9 @@ checkpoint, and `GenerationConfig.transformers()` has Hugging Face's.
 """
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from barklite.config import BarkConfig, CodecConfig, FineConfig, GenerationConfig, GPTConfig, TokenConfig
@@ -100,20 +101,7 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
     for name, ours in _ENCODEC.items():
         if codec.get(name, ours) != ours:
             raise ValueError(f"codec_config.{name} is {codec[name]!r}; Bark's EnCodec has {ours!r}")
-    codebook_size = whole(generation, "codebook_size", default=1024)
-    values = {"codebook_size": codebook_size, "fine_pad": codebook_size}
-    for section, names in _TOKENS.items():
-        if not isinstance(generation.get(section) or {}, Mapping):
-            raise ValueError(f"generation_config.json: {section} is no object")
-        for theirs, ours in names.items():
-            value = (generation.get(section) or {}).get(theirs)
-            if value is None:
-                continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e9:
-                raise ValueError(f"generation_config.json: {section}.{theirs} is {value!r}, not a number")
-            rate = theirs.endswith("_hz")
-            values |= dict.fromkeys(ours, float(value) if rate else whole({theirs: value}, theirs))
-    tokens = TokenConfig(**values)
+    tokens = convert_tokens(generation)
     semantic = _gpt(config["semantic_config"])
     defaults = GenerationConfig()
     return BarkConfig(
@@ -130,7 +118,7 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
             dimension=whole(codec, "hidden_size", default=128),
             ratios=tuple(ratios),
             codebook_size=whole(codec, "codebook_size", default=1024),
-            n_codebooks=values.get("n_codebooks", 8),
+            n_codebooks=tokens.n_codebooks,
         ),
         tokens=tokens,
         generation=GenerationConfig(
@@ -142,16 +130,42 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
     )
 
 
-def convert_gpt(state: Mapping[str, Tensor], config: GPTConfig, name: str) -> dict[str, Tensor]:
-    """The model called `name`, "semantic" or "coarse", out of the joint state dict."""
-    names = {PREFIXES[name] + _theirs(key): key for key in gpt_keys(config.n_layer)}
+def convert_tokens(generation: Mapping) -> TokenConfig:
+    """Ids, slots, windows and rates that `generation_config.json` names; ValueError for one that is none."""
+    codebook_size = whole(generation, "codebook_size", default=1024)
+    values = {"codebook_size": codebook_size, "fine_pad": codebook_size}
+    for section, names in _TOKENS.items():
+        if not isinstance(generation.get(section) or {}, Mapping):
+            raise ValueError(f"generation_config.json: {section} is no object")
+        for theirs, ours in names.items():
+            value = (generation.get(section) or {}).get(theirs)
+            if value is None:
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e9:
+                raise ValueError(f"generation_config.json: {section}.{theirs} is {value!r}, not a number")
+            rate = theirs.endswith("_hz")
+            values |= dict.fromkeys(ours, float(value) if rate else whole({theirs: value}, theirs))
+    return TokenConfig(**values)
+
+
+def convert_gpt(
+    state: Mapping[str, Tensor], config: GPTConfig, name: str, keys: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """The model called `name`, "semantic" or "coarse", out of the joint state dict.
+
+    keys: ours, of a model with other tensors than the released ones (linear layers with biases).
+    """
+    names = {PREFIXES[name] + _theirs(key): key for key in keys or gpt_keys(config.n_layer)}
     return select(*_part(state, name, names))
 
 
-def convert_fine(state: Mapping[str, Tensor], config: FineConfig) -> dict[str, Tensor]:
+def convert_fine(
+    state: Mapping[str, Tensor], config: FineConfig, keys: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """The fine model. Its tied heads may be there (`pytorch_model.bin`) or not (`model.safetensors`)."""
     prefix = PREFIXES["fine"]
-    names = {prefix + _theirs(key): key for key in fine_keys(config.n_layer, config.n_codes_total)}
+    keys = keys or fine_keys(config.n_layer, config.n_codes_total)
+    names = {prefix + _theirs(key): key for key in keys}
     tied = {
         f"{prefix}lm_heads.{j}.weight": f"{prefix}input_embeds_layers.{j + 1}.weight"
         for j in range(config.n_codes_total - 1)
@@ -178,6 +192,29 @@ def convert_codec(
         return encodec.convert(part, True, n_codebooks, encoder, config)
     except ValueError as error:
         raise ValueError(f"{prefix}*: {error}") from None
+
+
+def export_gpt(state: Mapping[str, Tensor], config: GPTConfig, name: str) -> dict[str, Tensor]:
+    """The way back of `convert_gpt`, with the causal masks that transformers keeps among the weights."""
+    size, prefix = config.block_size, PREFIXES[name]
+    mask = torch.ones(1, 1, size, size, dtype=torch.bool).tril()
+    masks = {f"{prefix}layers.{i}.attn.bias": mask.clone() for i in range(config.n_layer)}
+    return {prefix + _theirs(key): tensor for key, tensor in state.items()} | masks
+
+
+def export_fine(state: Mapping[str, Tensor], tied: bool = False) -> dict[str, Tensor]:
+    """The way back of `convert_fine`. tied: with the heads, which are tables; files store those once."""
+    prefix = PREFIXES["fine"]
+    exported = {prefix + _theirs(key): tensor for key, tensor in state.items()}
+    tables = sum(key.startswith("wtes.") for key in state)
+    for j in range(tables - 1 if tied else 0):
+        exported[f"{prefix}lm_heads.{j}.weight"] = exported[f"{prefix}input_embeds_layers.{j + 1}.weight"]
+    return exported
+
+
+def export_codec(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
+    """The way back of `convert_codec`, of a codec with its encoder."""
+    return {PREFIXES["codec"] + key: tensor for key, tensor in encodec.export(state, config).items()}
 
 
 def check_prefixes(state: Mapping[str, Tensor]) -> None:
