@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except MemoryError as error:
         print(f"barklite: not enough memory {error}".rstrip(), file=sys.stderr)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # the last for an extra that is not installed
         print(f"barklite: {_sentence(error)}", file=sys.stderr)
     except RuntimeError as error:  # PyTorch's word for a device that is out of memory, among others
         if "out of memory" not in str(error):
@@ -58,6 +58,7 @@ def _speak(arguments: list[str]) -> int:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the WAV file (default: bark.wav); of a .jsonl, a directory"
     )
+    parser.add_argument("--plot", metavar="FILE", help="draw sound and tokens: a .png, .pdf, .svg or .jpg")
     parser.add_argument("--float", action="store_true", help="write 32-bit float samples, not 16-bit")
     parser.add_argument(
         "-f", "--force", action="store_true", help="replace files that exist; of a .jsonl, all its rows"
@@ -98,6 +99,8 @@ def _speak(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if (options.text is None) == (options.input is None):
         parser.error("give one thing to say: a text, - for standard input, or -i FILE")
+    if options.plot is not None and options.input is not None:
+        raise ValueError("--plot draws one clip, and -i FILE makes many: give the text itself")
     if options.input is not None and options.input.endswith(".jsonl"):
         return _corpus(options)
     if options.shard is not None:
@@ -106,15 +109,17 @@ def _speak(arguments: list[str]) -> int:
     options.output = "bark.wav" if options.output is None else options.output
 
     text, long = _text(options)
-    outputs = [path for path in (options.output, options.save_voice) if path is not None]
-    if len(outputs) == 2 and os.path.realpath(outputs[0]) == os.path.realpath(outputs[1]):
-        raise ValueError("--output and --save-voice name the same file")
+    outputs = [path for path in (options.output, options.save_voice, options.plot) if path is not None]
+    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
+        raise ValueError("two of --output, --save-voice and --plot name the same file")
     from . import atomic, clip, voice
     from .inputs import check_text
 
     clip.check_suffix(options.output)
     if options.save_voice is not None:
         voice.check_suffix(options.save_voice)
+    if options.plot is not None:
+        clip.plotting().format_of(options.plot)
     for path in outputs:
         atomic.check_writable(path)
         if os.path.isfile(path) and not options.force:
@@ -256,7 +261,7 @@ def _generation(options: argparse.Namespace):
 
 
 def _write(options: argparse.Namespace, clips: Iterable) -> None:
-    """The joined sound, written while it is made; if asked the voice; a line that says what was made."""
+    """The joined sound, written while it is made; if asked plot and voice; a line that says what was made."""
     from . import atomic
     from .clip import WavWriter
 
@@ -278,6 +283,8 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
             f"{writer.clipped} of {writer.samples} samples were clipped to [-1, 1] (--float keeps them)",
             stacklevel=2,
         )
+    if options.plot:
+        first.plot(options.plot)
     if options.save_voice:  # after the sound, which a clip too short to be a voice must not cost
         (voice or first.voice()).save(options.save_voice)
     if not options.quiet:

@@ -72,10 +72,34 @@ class Clip:
         """The bytes of the WAV file that `save` writes."""
         return wav(self.audio, self.sample_rate, float32)
 
+    def plot(self, path: str | os.PathLike | None = None) -> "matplotlib.figure.Figure":  # noqa: F821
+        """Waveform, spectrogram, semantic tokens with the probability of the end, and codes, over seconds.
+
+        With a path the figure is also written, whole or not at all, as .png, .pdf, .svg or .jpg: ValueError
+        for another name, OSError if it cannot. ImportError without matplotlib.
+        """
+        drawing = plotting()
+        format = None if path is None else drawing.format_of(path)
+        figure = drawing.draw(self)
+        if path is not None:
+            atomic.write_bytes(path, figure.render(format))
+        return figure
+
     def _repr_html_(self) -> str:
         """A player, in a notebook."""
         sound = base64.b64encode(self.wav()).decode("ascii")
         return f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
+
+
+def plotting():
+    """The module `barklite.plot`. ImportError, which says what to install, where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+
+        from . import plot
+    except ImportError as error:
+        raise ImportError('a plot needs matplotlib: pip install "barklite[plot]"') from error
+    return plot
 
 
 def check_suffix(path: str | os.PathLike) -> None:
