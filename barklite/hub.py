@@ -7,7 +7,7 @@ commit.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import atomic
@@ -39,11 +39,14 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barklite"
 
 
-def fetch(repo: str, revision: str | None = None, local_files_only: bool = False) -> Path:
+def fetch(
+    repo: str, revision: str | None = None, local_files_only: bool = False, encoder: bool = False
+) -> Path:
     """A barklite checkpoint directory for a Hub repository, downloaded and converted if it is not in the
     cache.
 
     revision: a branch, tag or commit; None is "main". Without a network the last one fetched serves.
+    encoder: one with the codec's encoder, kept beside the one without.
     OSError if it can neither be reached nor found in the cache; ValueError if it is no Bark.
     """
     home = cache_directory() / repo.replace("/", "--")
@@ -51,24 +54,28 @@ def fetch(repo: str, revision: str | None = None, local_files_only: bool = False
     commit = None if local_files_only else _commit(repo, revision)
     if commit is None and reference.is_file():
         commit = reference.read_text(encoding="utf-8").strip()
-    if commit is None or not is_native(home / commit):
+    suffix = "-encoder" if encoder else ""
+    if commit is None or not is_native(home / f"{commit}{suffix}"):
         snapshot = download(repo, revision, local_files_only or commit is None)
         if is_native(snapshot):
             return snapshot
         commit = snapshot.name
-        if not is_native(home / commit):
-            convert(snapshot, home / commit, progress=None)
+        if not is_native(home / f"{commit}{suffix}"):
+            convert(snapshot, home / f"{commit}{suffix}", encoder=encoder, progress=None)
     reference.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(reference, commit.encode("utf-8"))
-    return home / commit
+    return home / f"{commit}{suffix}"
 
 
-def download(repo: str, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """The Hub cache's directory for a repository's commit, with the files that are needed."""
+def download(repo: str, revision: str | None = None, local_files_only: bool = False, **options) -> Path:
+    """The Hub cache's directory for a repository's commit, with the files that are needed.
+
+    options: further ones of `snapshot_download`: `cache_dir`, `token`, `force_download`.
+    """
     import huggingface_hub as hub
 
-    def snapshot(**options) -> Path:
-        return Path(hub.snapshot_download(repo, revision=revision, **options))
+    def snapshot(**which) -> Path:
+        return Path(hub.snapshot_download(repo, revision=revision, **options, **which))
 
     if not local_files_only and _commit(repo, revision):
         files = _asked(repo, lambda: hub.HfApi().list_repo_files(repo, revision=revision))
@@ -111,17 +118,66 @@ def fetch_voice(
     return voice
 
 
+def fetch_file(repo: str, file: str, revision: str | None = None, **options) -> Path | None:
+    """One file of a repository, in the Hub's own cache; None where the repository has no such file.
+
+    options: further ones of `hf_hub_download`: `subfolder`, `local_files_only`, `cache_dir`, `token`,
+    `force_download`. Without a network the cache serves, and what a cached commit lacks counts as not there.
+    OSError if neither can be asked.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    known = {name: value for name, value in options.items() if name != "local_files_only"}
+    offline = options.get("local_files_only") or _commit(repo, revision, known.get("token")) is None
+    if offline:  # asked first, because the client tries to reach the Hub for half a minute a file
+        cache = {"revision": revision, "cache_dir": known.get("cache_dir"), "local_files_only": True}
+        snapshot = Path(
+            _asked(f"{file} of {repo}", lambda: hub.snapshot_download(repo, **cache), offline=True)
+        )
+        path = snapshot / (known.get("subfolder") or "") / file
+        return path if path.is_file() else None
+    try:
+        return Path(hub.hf_hub_download(repo, file, revision=revision, **known))
+    except Exception as error:  # see _commit
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise OSError(f"cannot get {file} of {repo} from the Hugging Face Hub: {_line(error)}") from None
+
+
+def upload(
+    directory: Path,
+    repo: str,
+    files: Sequence[str],
+    token: str | bool | None = None,
+    private: bool | None = None,
+    **commit,
+) -> str:
+    """Put files of a directory into a repository, made if it is not there yet; gives the commit's address.
+
+    commit: options of `upload_folder`: `revision`, `commit_message`, `create_pr`. OSError if it cannot be.
+    """
+    import huggingface_hub as hub
+
+    try:
+        api = hub.HfApi(token=token)
+        made = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        return str(api.upload_folder(repo_id=made, folder_path=directory, allow_patterns=files, **commit))
+    except Exception as error:  # see _commit
+        raise OSError(f"cannot put {directory} into {repo} on the Hugging Face Hub: {_line(error)}") from None
+
+
 def _folder(revision: str | None) -> str:
     return (revision or "main").replace("/", "--")
 
 
-def _commit(repo: str, revision: str | None) -> str | None:
+def _commit(repo: str, revision: str | None, token: str | bool | None = None) -> str | None:
     """The commit that a revision names today; None without a network. OSError if there is no such thing."""
     import huggingface_hub as hub
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return hub.HfApi().repo_info(repo, revision=revision, timeout=10).sha
+        return hub.HfApi().repo_info(repo, revision=revision, timeout=10, token=token).sha
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise OSError(
             f"the Hub has no {repo}{f' at {revision}' if revision else ''}: {_line(error)}"
@@ -143,12 +199,12 @@ def _line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def find(name: str, revision: str | None, local_files_only: bool):
+def find(name: str, revision: str | None, local_files_only: bool, encoder: bool = False):
     """Open `name`, a directory or a Hub id: (Checkpoint, the repository it came from or None)."""
     if not name:
         raise ValueError("the model's name is empty")
     if Path(name).is_dir():
-        return open_checkpoint(name), None
+        return open_checkpoint(name, encoder), None
     if is_repo_id(name):
-        return open_checkpoint(fetch(name, revision, local_files_only)), name
+        return open_checkpoint(fetch(name, revision, local_files_only, encoder), encoder), name
     raise FileNotFoundError(f"{name} is neither a directory nor a Hub id such as suno/bark-small")

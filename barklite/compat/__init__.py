@@ -1,0 +1,57 @@
+"""The names and behaviour of transformers' Bark: code written for it runs with barklite by its import alone.
+
+from barklite.compat import AutoProcessor, BarkModel
+
+The same weights and seed give the same tokens for a single text (spec 7 and 8.2). On purpose it differs here:
+
+* Rows of a batch do not see each other: each gets what it would get alone, its own noise and its own length.
+  A row that ended is padded (10000, 12048 and 1024 by stage, then silence), where transformers decodes noise.
+* The caller's tensors are never changed.
+* `fine_temperature=1.0` draws; there it takes the likeliest. The configuration's default of 1.0 still does.
+* `labels` give a loss; there they raise. A causal model shifts them by one position itself.
+* A text shorter than 256 columns is padded, not refused. An empty result is silence of no length.
+* `pad_token_id` changes nothing; there it disturbs the coarse stage. Beam search, penalties and other ways of
+  generating are refused in words. A history prompt is checked as a `barklite.Voice`.
+* A position that may attend to nothing gets zeros from attention, not an average of what is masked.
+* The codec stays float32 in a model of 16 bits, and so does the sound. `codec_model` is barklite's `Codec`.
+* Loading is strict: a missing tensor is an error. There is no dropout.
+"""
+
+import importlib
+
+_HOME = {
+    "configuration": (
+        "AutoConfig",
+        "BarkCoarseConfig",
+        "BarkConfig",
+        "BarkFineConfig",
+        "BarkSemanticConfig",
+        "EncodecConfig",
+    ),
+    "generation": (
+        "BarkCoarseGenerationConfig",
+        "BarkFineGenerationConfig",
+        "BarkGenerationConfig",
+        "BarkSemanticGenerationConfig",
+        "GenerationConfig",
+    ),
+    "processing": ("AutoProcessor", "BarkProcessor"),
+    "batch": ("BatchEncoding", "BatchFeature"),
+    "outputs": ("CausalLMOutputWithPast", "DynamicCache", "MaskedLMOutput"),
+    "pretrained": ("BarkPreTrainedModel",),
+    "modeling": ("BarkCausalModel", "BarkCoarseModel", "BarkFineModel", "BarkSemanticModel"),
+    "whole": ("AutoModel", "AutoModelForTextToWaveform", "BarkModel", "infer_device"),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    """Import a name's module when it is first used."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'barklite.compat' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,121 @@
+"""Where the files of configurations and processors are: a directory in any layout, or the Hub."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from barklite import atomic, hub
+from barklite import config as own
+from barklite.hub import fetch_file, is_repo_id
+from barklite.layouts import open_checkpoint
+
+HUB_OPTIONS = ("revision", "local_files_only", "cache_dir", "force_download", "token", "subfolder")
+
+
+def hub_options(options: dict) -> dict:
+    """Take out of `options` those that say where on the Hub, or how, a file is found."""
+    return {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+
+
+def locate(name: str | os.PathLike, file: str, **options) -> Path | None:
+    """A file of a directory or of a Hub repository; None where that has no such file.
+
+    options: `HUB_OPTIONS`. FileNotFoundError if `name` is neither; OSError if the Hub cannot be asked.
+    """
+    if os.path.isdir(name):
+        path = Path(name, options.get("subfolder") or "", file)
+        return path if path.is_file() else None
+    if not is_repo_id(str(name)):
+        raise FileNotFoundError(f"{name} is neither a directory nor a Hub id such as suno/bark-small")
+    return fetch_file(str(name), file, **options)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; ValueError if it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return content
+
+
+def read_config(name: str | os.PathLike, **options) -> tuple[dict, own.BarkConfig | None]:
+    """A checkpoint's `config.json`, and what it says if the layout is barklite's; Suno's gives ({}, that).
+
+    OSError if there is no checkpoint; ValueError for a damaged one.
+    """
+    file = locate(name, "config.json", **options)
+    if file is None:
+        if os.path.isdir(name):
+            return {}, open_checkpoint(Path(name, options.get("subfolder") or "")).config
+        raise FileNotFoundError(f"{name} has no config.json: it is not a Bark")
+    data = read_json(file)
+    if data.get("model_type") != "barklite":
+        return data, None
+    try:
+        return data, own.BarkConfig.from_dict(data)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+@contextlib.contextmanager
+def saving(path: str | os.PathLike, push_to_hub: bool = False, **options) -> Iterator[Path]:
+    """A directory for `save_pretrained`, which may be there already; uploaded at the end if asked for.
+
+    options: `repo_id` (else the directory's name), and those of `hub.upload`.
+    """
+    os.makedirs(path, exist_ok=True)
+    yield Path(path)
+    if push_to_hub:
+        hub.upload(Path(path), options.pop("repo_id", None) or Path(path).name, **options)
+
+
+def make_directory(path: str | os.PathLike) -> Path:
+    """A directory for `save_pretrained`, which may be there already."""
+    os.makedirs(path, exist_ok=True)
+    return Path(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole text file, its directory made. OSError if it cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_bytes(path, text.encode("utf-8"))
+
+
+class Saved:
+    """What configurations of models and of generation share: equality, text and files."""
+
+    model_type = ""
+    section: str | None = None  # its entry in a whole Bark's file
+    file_name = "config.json"
+
+    def __eq__(self, other) -> bool:
+        return type(self) is type(other) and self.to_dict() == other.to_dict()
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """`to_diff_dict`, or else `to_dict`, as JSON."""
+        content = self.to_diff_dict() if use_diff else self.to_dict()
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        config_file_name: str | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ) -> None:
+        """Write `config.json` or `generation_config.json`; the directory is made. OSError if it cannot.
+
+        push_to_hub: upload the directory too, to `repo_id` or its own name.
+        """
+        with saving(save_directory, push_to_hub, **kwargs) as directory:
+            write_text(directory / (config_file_name or self.file_name), self.to_json_string())
