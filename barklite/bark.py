@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, generate, hub, layouts, sampling, sentences, stream
+from . import checkpoint, generate, hub, layouts, sampling, score, sentences, stream
 from . import quantize as quantizing
 from .clip import Clip
 from .codec import Codec
@@ -30,13 +30,16 @@ from .inputs import (
     check_text,
     free_memory,
     is_seconds,
+    mono,
     one_a_row,
     pick_device,
     pick_dtype,
     shortened,
     token_rows,
+    tokens_to_score,
 )
 from .pipeline import PREFIX_FRAMES, Bars, Job, Pipeline, decode_audio
+from .score import Scores
 from .slots import Slots, passes, through
 from .tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
 from .voice import Voice, unknown, voices
@@ -113,6 +116,7 @@ class Bark:
         offload: bool = False,
         revision: str | None = None,
         local_files_only: bool = False,
+        encoder: bool = False,
     ) -> "Bark":
         """Load a checkpoint.
 
@@ -127,6 +131,7 @@ class Bark:
         quantize: "int8" or, on the CPU, "int4": smaller weights of the token models, which change the tokens.
         offload: keep the models on the CPU and move each to `device` for its stage.
         revision, local_files_only: for a Hub id.
+        encoder: load the codec's encoder too, for `encode`; it is converted with the rest when asked for.
 
         Raises FileNotFoundError or ValueError naming the file that is wrong, OSError if the Hub cannot be
         reached.
@@ -140,8 +145,9 @@ class Bark:
             note = "barklite: no model named; the built-in one has random weights and only makes noise"
             print(f"{note} (try suno/bark-small)", file=sys.stderr)
             options = dict(device=device, dtype=dtype, compile=compile, quantize=quantize, offload=offload)
-            return cls.from_config(BarkConfig.tiny(), **options)
-        opened, repo = hub.find(os.fspath(name_or_path), revision, local_files_only)
+            config = BarkConfig.tiny()
+            return cls.from_config(replace(config, codec=replace(config.codec, encoder=encoder)), **options)
+        opened, repo = hub.find(os.fspath(name_or_path), revision, local_files_only, encoder)
         place, models = "cpu" if offload or quantize else device, {}
         for name in checkpoint.MODELS:
             models[name] = checkpoint.load_model(opened, name, place, None if name == "codec" else dtype)
@@ -569,6 +575,66 @@ class Bark:
         rows = token_rows(rows, "codes row", range(1, t.n_codebooks + 1), t.codebook_size, self.device)
         with self._resident("codec") as codec:
             return decode_audio(codec, rows, self.engine)
+
+    @torch.no_grad()
+    def encode(
+        self, audio: np.ndarray | Tensor | str | os.PathLike, sample_rate: int | None = None
+    ) -> Tensor:
+        """A recording -> codes, int64 (8, T), 75 frames a second, which `decode` turns into sound (spec 6.4).
+
+        audio: (samples,), floats in [-1, 1] or integers of PCM, at `sample_rate` (None: the codec's 24 kHz);
+            or the path of a WAV of any rate, whose channels are averaged.
+
+        Needs the codec's encoder: `from_pretrained(..., encoder=True)`. ValueError without it, or for what is
+        no sound.
+        """
+        sound = mono(audio, sample_rate, self.config.codec.sample_rate)
+        with self._resident("codec") as codec:
+            weight = codec.codebooks
+            return codec.encode(sound.to(weight.device, weight.dtype)[None], self.config.tokens.n_codebooks)[
+                0
+            ]
+
+    # --- tokens to probabilities ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score(
+        self,
+        clip: "Clip | tuple[Tensor | np.ndarray | None, Tensor | np.ndarray | None]",
+        text: str | None = None,
+        voice: VoiceLike = None,
+        config: GenerationConfig | None = None,
+    ) -> Scores:
+        """Log-probabilities of a clip's tokens, each given all before it, for a text and a voice.
+
+        clip: a Clip, or (semantic, codes): (N,) and (8, T), or (2, T) to leave the fine stage out. None
+            instead of codes scores the semantic stage alone; None instead of semantic the fine stage alone.
+        text: None takes the clip's own. voice: the one it was spoken with; a clip does not remember it.
+        config: its `max_coarse_history` and `rules` count; sampling settings do not.
+
+        ValueError for tokens outside the models' ranges, or lengths that do not belong together.
+        """
+        if isinstance(clip, Clip):
+            clip, text = (clip.semantic, clip.codes), clip.text if text is None else text
+        config, t, voice = self._settings(config), self.config.tokens, self._voice(voice)
+        semantic, codes = tokens_to_score(clip, self.config, self.device)
+        if semantic is not None and text is None:
+            raise ValueError("the text is missing: semantic tokens are scored for one")
+        scores: dict = dict.fromkeys(("semantic", "eos", "coarse", "fine"))
+        if semantic is not None:
+            (ids,) = self._ids([text], config)
+            with self._resident("semantic") as model:
+                scores["semantic"], eos = score.score_semantic(model, semantic, ids, voice, config, t)
+            scores["eos"] = None if eos is None else float(eos)
+            if codes is not None:
+                with self._resident("coarse") as model:
+                    coarse = codes[: t.n_coarse]
+                    scores["coarse"] = score.score_coarse(model, coarse, semantic, voice, config, t)
+        if codes is not None and len(codes) == t.n_codebooks:
+            with self._resident("fine") as model:
+                scores["fine"] = score.score_fine(model, codes, voice, config, t)
+        numpy = {name: one.cpu().numpy() for name, one in scores.items() if isinstance(one, Tensor)}
+        return Scores(**(scores | numpy))
 
     def _decoded(
         self, name: str, coroutines: Callable, generators, length: int, total: int, config, progress

@@ -45,15 +45,20 @@ def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> n
     with torch.device("meta"):
         model = MODELS[name](getattr(config, name))
     model.to_empty(device="cpu")
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key == "codebooks":
-                parameter.normal_(generator=generator)
-            elif parameter.ndim == 1:
-                parameter.fill_(1.0 if key.endswith("weight") else 0.0)
-            else:
-                parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+    initialise(model, generator)
     return model.eval()
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, generator: torch.Generator | None = None, std: float | None = None) -> None:
+    """Draw random weights. std: of all matrices; None keeps signals' size, by the number of inputs."""
+    for key, parameter in model.named_parameters():
+        if key == "codebooks":
+            parameter.normal_(generator=generator)
+        elif parameter.ndim == 1:
+            parameter.fill_(1.0 if key.endswith("weight") else 0.0)
+        else:
+            parameter.normal_(std=std or parameter[0].numel() ** -0.5, generator=generator)
 
 
 def check_state(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor], tick=lambda n: None) -> None:

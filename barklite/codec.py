@@ -114,7 +114,7 @@ class Codec(nn.Module):
         Eight codebooks are 6 kbps. ValueError without the encoder or with too many codebooks.
         """
         if self.encoder is None:
-            raise ValueError("this checkpoint holds no encoder: convert it again with the encoder included")
+            raise ValueError("the codec has no encoder: load it with from_pretrained(..., encoder=True)")
         if not 1 <= n_codebooks <= self.config.n_codebooks:
             raise ValueError(f"n_codebooks is {n_codebooks}; this codec has 1 to {self.config.n_codebooks}")
         if audio.shape[-1] == 0:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .codec import Codec
 from .config import GPTConfig, SamplingConfig
@@ -194,7 +194,7 @@ class Engine:
     def decode(
         self, model: GPT, tokens: Tensor, cache: SlotCache, noise: Tensor | None, choices: Sequence[Choice]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step a choice from `tokens` (B,) on, with noise (n, B, width): what choices give, each (n, B)."""
+        """One step a choice from `tokens` (B,) on, with noise (n, B, width): what choices give, (n, B)."""
         made = []
         for i, choice in enumerate(choices):
             logits = self.step(model, tokens[:, None], cache, choice.vocab)
@@ -212,3 +212,9 @@ class Engine:
 
 
 PLAIN = Engine()
+
+
+def engine_of(model: nn.Module, engine: Engine) -> Engine:
+    """`engine`, but the plain one for a model with hooks: only that calls its modules, and so the hooks."""
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return PLAIN if hooked else engine

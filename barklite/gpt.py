@@ -18,15 +18,21 @@ class KVCache:
         head = config.n_embd // config.n_head
         shape = (2, config.n_layer, batch_size, config.n_head, max_length, head)
         both = torch.empty(shape, device=device, dtype=dtype)
-        self.keys, self.values = both  # (L, B, H, max_length, D / H)
+        self.keys, self.values = both[0], both[1]  # (L, B, H, max_length, D / H)
         self.length = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, H, T, D/H) behind the filled part; return it, grown."""
+        """Write new keys and values (B, H, T, D/H) behind the filled part; return it, grown.
+
+        Gradients reach what is new; what earlier calls left is a constant.
+        """
         end = self.length + k.shape[2]
         assert end <= self.keys.shape[3], f"a cache of {self.keys.shape[3]} positions cannot hold {end}"
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
+        self.keys[layer, :, :, self.length : end] = k.detach()
+        self.values[layer, :, :, self.length : end] = v.detach()
+        if torch.is_grad_enabled():  # not the cache itself, which later calls write to
+            past = (both[layer, :, :, : self.length] for both in (self.keys, self.values))
+            return tuple(torch.cat(pair, 2) for pair in zip(past, (k, v), strict=True))
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, H, S, D / H)
 
 

@@ -7,7 +7,7 @@ commit.
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from . import atomic
@@ -146,14 +146,9 @@ def fetch_file(repo: str, file: str, revision: str | None = None, **options) -> 
 
 
 def upload(
-    directory: Path,
-    repo: str,
-    files: Sequence[str],
-    token: str | bool | None = None,
-    private: bool | None = None,
-    **commit,
+    directory: Path, repo: str, token: str | bool | None = None, private: bool | None = None, **commit
 ) -> str:
-    """Put files of a directory into a repository, made if it is not there yet; gives the commit's address.
+    """Put a directory's files into a repository, made if it is not there yet; gives the commit's address.
 
     commit: options of `upload_folder`: `revision`, `commit_message`, `create_pr`. OSError if it cannot be.
     """
@@ -162,7 +157,7 @@ def upload(
     try:
         api = hub.HfApi(token=token)
         made = api.create_repo(repo, private=private, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=made, folder_path=directory, allow_patterns=files, **commit))
+        return str(api.upload_folder(repo_id=made, folder_path=directory, **commit))
     except Exception as error:  # see _commit
         raise OSError(f"cannot put {directory} into {repo} on the Hugging Face Hub: {_line(error)}") from None
 

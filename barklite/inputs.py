@@ -1,11 +1,16 @@
 """What callers give, checked at the door: texts, rows of tokens, devices, dtypes."""
 
+import math
 import numbers
+import os
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .config import BarkConfig
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Rows = Sequence[Tensor | np.ndarray]
@@ -74,6 +79,90 @@ def token_rows(
             raise ValueError(f"{what} {i} has values outside 0 .. {size - 1}")
         checked.append(row)
     return checked
+
+
+def tokens_to_score(
+    given: Sequence, config: BarkConfig, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """(semantic, codes), int64 (N,) and (2 or 8, T) on `device`, either None. Errors as in `Bark.score`."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise ValueError(f"give a Clip, or (semantic, codes), not {type(given).__name__}")
+    semantic, codes, t = *given, config.tokens
+    if semantic is not None:
+        (semantic,) = token_rows([semantic], "semantic row", None, t.semantic_vocab_size, device)
+        if len(semantic) > config.max_semantic_tokens:
+            most = config.max_semantic_tokens
+            raise ValueError(f"{len(semantic)} semantic tokens are too many: this model makes up to {most}")
+    if codes is not None:
+        books = range(t.n_coarse, t.n_codebooks + 1)
+        (codes,) = token_rows([codes], "codes row", books, t.codebook_size, device)
+        if len(codes) not in (t.n_coarse, t.n_codebooks):
+            raise ValueError(f"codes have {len(codes)} codebooks; give {t.n_coarse} or {t.n_codebooks}")
+        if semantic is not None and codes.shape[1] * t.n_coarse != t.coarse_steps(len(semantic)):
+            wanted = t.coarse_steps(len(semantic)) // t.n_coarse
+            raise ValueError(
+                f"codes have {codes.shape[1]} frames; {len(semantic)} semantic tokens make {wanted}"
+            )
+    if semantic is None and (codes is None or len(codes) < t.n_codebooks):
+        raise ValueError("there is nothing to score: give semantic tokens, or codes of all codebooks")
+    return semantic, codes
+
+
+def mono(audio: np.ndarray | Tensor | str | os.PathLike, sample_rate: int | None, wanted: int) -> Tensor:
+    """A sound, or a WAV file's, as float32 (samples,) at `wanted` samples a second; see `Bark.encode`.
+
+    FileNotFoundError, or ValueError for what is no sound.
+    """
+    if isinstance(audio, (str, os.PathLike)):
+        if sample_rate is not None:
+            raise ValueError("a sample_rate belongs to an array: a WAV file has its own")
+        sample_rate, audio = _read_wav(os.fspath(audio))
+    sample_rate = wanted if sample_rate is None else sample_rate
+    if not isinstance(sample_rate, numbers.Integral) or not 1000 <= sample_rate <= 1_000_000:
+        raise ValueError(f"sample_rate is {sample_rate!r}; it must be a whole number from 1000 to 1000000")
+    if isinstance(audio, Tensor) and audio.is_floating_point():
+        audio = audio.double()  # NumPy has no bfloat16
+    sound = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
+    if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind not in "fiu":
+        shape = sound.shape if isinstance(sound, np.ndarray) else type(sound).__name__
+        raise ValueError(f"audio must be numbers of shape (samples,), one channel, not {shape}")
+    if sound.dtype.kind in "iu" and sound.dtype.str[1:] not in ("u1", "i2", "i4"):
+        raise ValueError(f"audio is {sound.dtype}, and samples are float, int16, int32 or uint8")
+    with np.errstate(over="ignore"):  # caught below
+        sound = _floats(sound).astype(np.float32)
+    if not np.isfinite(sound).all():
+        raise ValueError("audio has samples that are not finite")
+    if sample_rate != wanted and len(sound):
+        from scipy.signal import resample_poly
+
+        common = math.gcd(int(sample_rate), wanted)
+        sound = resample_poly(sound, wanted // common, sample_rate // common)
+    return torch.from_numpy(sound)
+
+
+def _floats(sound: np.ndarray) -> np.ndarray:
+    """Samples of PCM as floats in [-1, 1]; unsigned ones are silent in the middle of their range."""
+    if sound.dtype.kind not in "iu":
+        return sound
+    half = 1 << 8 * sound.dtype.itemsize - 1
+    return (sound.astype(np.float64) - (half if sound.dtype.kind == "u" else 0)) / half
+
+
+def _read_wav(path: str) -> tuple[int, np.ndarray]:
+    """(samples a second, audio (samples,)) of a WAV file, its channels averaged."""
+    import scipy.io.wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)  # chunks that are not sound
+            warnings.filterwarnings("error", "Reached EOF", scipy.io.wavfile.WavFileWarning)
+            rate, sound = scipy.io.wavfile.read(path)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header gives any of the reader's errors
+        raise ValueError(f"{path} is not a whole WAV file: {first_line(error)}") from None
+    sound = _floats(sound)
+    return rate, sound if sound.ndim == 1 else sound.astype(np.float64).mean(1)
 
 
 def pick_device(device: torch.device | str | None) -> torch.device:

@@ -94,6 +94,11 @@ def is_native(path: str | os.PathLike) -> bool:
         return False
 
 
+def is_huggingface(path: str | os.PathLike) -> bool:
+    """Whether a directory has a configuration that is not barklite's own: transformers'."""
+    return (Path(path) / "config.json").is_file() and not is_native(path)
+
+
 # --- the three formats --------------------------------------------------------------------------------------
 
 
@@ -103,7 +108,7 @@ def _open_native(path: Path, encoder: bool) -> Checkpoint:
         if config.tokenizer not in KINDS:
             raise ValueError(f"tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}")
     if encoder and not config.codec.encoder:
-        raise ValueError(f"{path} was converted without the codec's encoder: convert the original again")
+        raise ValueError(f"{path} has no encoder of the codec: convert the original again, with --encoder")
     kind = KINDS[config.tokenizer]
     tokenizer = kind.load(_present(path / kind.file_name)) if kind.file_name else kind.load()
     check_vocabulary(tokenizer, config.tokens)
@@ -127,6 +132,8 @@ def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
     check_vocabulary(tokenizer, config.tokens)
 
     joint, origin = read_huggingface(path)
+    with _blaming(origin):
+        huggingface.check_prefixes(joint)
 
     @_blaming(origin)
     def state(name: str) -> dict[str, Tensor]:
@@ -156,17 +163,14 @@ def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
 
 
 def read_huggingface(path: Path) -> tuple[dict[str, Tensor], Path]:
-    """A Hugging Face directory's joint state dict, mapped, and the file it is from (or the directory)."""
+    """A Hugging Face directory's state dict, mapped, and the file it is from (or the directory)."""
     files, joint = _huggingface_weights(path), {}
     for file in files:
         part = _read_tensors(file)
         if twice := sorted(joint.keys() & part.keys()):
             raise ValueError(f"{file}: tensor {twice[0]!r} is in another shard too")
         joint |= part
-    origin = files[0] if len(files) == 1 else path
-    with _blaming(origin):
-        huggingface.check_prefixes(joint)
-    return joint, origin
+    return joint, files[0] if len(files) == 1 else path
 
 
 def _open_suno(path: Path, encoder: bool) -> Checkpoint:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import generate, sampling
 from .codec import Codec
 from .config import GenerationConfig, TokenConfig
-from .engine import Engine
+from .engine import Engine, engine_of
 from .slots import Slots, passes
 from .voice import Voice
 
@@ -221,7 +221,7 @@ class Pipeline:
 @torch.no_grad()
 def decode_audio(codec: Codec, rows: Sequence[Tensor], engine: Engine) -> list[Tensor]:
     """Codes (k, T_i) -> audio, float32 (320 T_i,). Rows are padded on the right and decoded together."""
-    audio: list[Tensor | None] = [None] * len(rows)
+    engine, audio = engine_of(codec, engine), [None] * len(rows)
     groups: dict[tuple, list[int]] = {}
     for i, row in enumerate(rows):
         k, T = row.shape

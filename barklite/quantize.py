@@ -265,7 +265,7 @@ class Linear8(nn.Module):
         if len(flat) <= self.few:
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
-        elif self.int8_activations and has_int8_products():
+        elif self.int8_activations and has_int8_products() and not torch.is_grad_enabled():
             y = torch.empty(len(flat), len(weight))
             for part, into in zip(flat.split(self.piece), y.split(self.piece), strict=True):
                 largest = part.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import TokenConfig
-from .engine import PLAIN, Choice, Draw, Engine, Pass
+from .engine import PLAIN, Choice, Draw, Engine, Pass, engine_of
 from .fine import FineGPT
 from .gpt import GPT
 from .sampling import exponential
@@ -114,9 +114,9 @@ class Slots:
         tick: Tick = silent,
     ):
         """name: the stage's, for errors. length: positions that the longest row needs."""
-        self.name, self.model, self.size, self.engine, self.tick = name, model, size, engine, tick
-        self.device = model.wpe.weight.device
-        self.cache = engine.cache(model, length, size)
+        self.name, self.model, self.size, self.tick = name, model, size, tick
+        self.device, self.engine = model.wpe.weight.device, engine_of(model, engine)
+        self.cache = self.engine.cache(model, length, size)
         self._rows: list[_Row | None] = []  # a row's place is its slot
         self._done: list[Done] = []
 
@@ -278,7 +278,7 @@ def passes(
     tick: Tick = silent,
 ) -> list[Done]:
     """Coroutines that ask for passes of the fine model: those for the same codebook are stacked."""
-    done = [Done(key) for key in range(len(rows))]
+    engine, done = engine_of(model, engine), [Done(key) for key in range(len(rows))]
     asked: dict[int, Pass] = {}
 
     def resume(i: int, logits: Tensor | None) -> None:

@@ -78,9 +78,9 @@ def convert(
 
 
 def export(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
-    """The way back of `convert`, to transformers' names: a codec with its encoder, weight norm unfolded."""
+    """The way back of `convert`, to transformers' names, weight norm unfolded."""
     exported = {}
-    for side in ("decoder", "encoder"):
+    for side in ("decoder", "encoder") if config.encoder else ("decoder",):
         for layer, kind in _layers(side, len(config.ratios)):
             for part, leaf in _parts(kind):
                 tensor = state[".".join(filter(None, (side, str(layer), part, leaf)))]

@@ -92,15 +92,6 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
     fine = config["fine_acoustics_config"]
     if whole(fine, "n_codes_given", default=1) != 1:
         raise ValueError("n_codes_given is not 1: no Bark like this was released")
-    codec = config.get("codec_config") or {}
-    if not isinstance(codec, Mapping):
-        raise ValueError("entry 'codec_config' is no object")
-    ratios = codec.get("upsampling_ratios", [8, 5, 4, 2])
-    if not isinstance(ratios, (list, tuple)) or not all(isinstance(r, int) and r > 0 for r in ratios):
-        raise ValueError(f"codec_config.upsampling_ratios is {ratios!r}, not a list of whole numbers")
-    for name, ours in _ENCODEC.items():
-        if codec.get(name, ours) != ours:
-            raise ValueError(f"codec_config.{name} is {codec[name]!r}; Bark's EnCodec has {ours!r}")
     tokens = convert_tokens(generation)
     semantic = _gpt(config["semantic_config"])
     defaults = GenerationConfig()
@@ -112,14 +103,7 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
             vocab_size=whole(fine, "output_vocab_size", default=10_048),
             n_codes_total=whole(fine, "n_codes_total", default=8),
         ),
-        codec=CodecConfig(
-            sample_rate=whole(codec, "sampling_rate", default=24_000),
-            n_filters=whole(codec, "num_filters", default=32),
-            dimension=whole(codec, "hidden_size", default=128),
-            ratios=tuple(ratios),
-            codebook_size=whole(codec, "codebook_size", default=1024),
-            n_codebooks=tokens.n_codebooks,
-        ),
+        codec=convert_codec_config(config.get("codec_config") or {}, tokens.n_codebooks),
         tokens=tokens,
         generation=GenerationConfig(
             max_semantic_tokens=max(
@@ -127,6 +111,26 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
             ),
             max_coarse_history=max(1, min(defaults.max_coarse_history, tokens.max_coarse_history)),
         ),
+    )
+
+
+def convert_codec_config(codec: Mapping, n_codebooks: int) -> CodecConfig:
+    """`codec_config`, an EncodecConfig; ValueError naming an entry that makes it another codec than Bark's."""
+    if not isinstance(codec, Mapping):
+        raise ValueError("entry 'codec_config' is no object")
+    ratios = codec.get("upsampling_ratios", [8, 5, 4, 2])
+    if not isinstance(ratios, (list, tuple)) or not all(isinstance(r, int) and r > 0 for r in ratios):
+        raise ValueError(f"codec_config.upsampling_ratios is {ratios!r}, not a list of whole numbers")
+    for name, ours in _ENCODEC.items():
+        if codec.get(name, ours) != ours:
+            raise ValueError(f"codec_config.{name} is {codec[name]!r}; Bark's EnCodec has {ours!r}")
+    return CodecConfig(
+        sample_rate=whole(codec, "sampling_rate", default=24_000),
+        n_filters=whole(codec, "num_filters", default=32),
+        dimension=whole(codec, "hidden_size", default=128),
+        ratios=tuple(ratios),
+        codebook_size=whole(codec, "codebook_size", default=1024),
+        n_codebooks=n_codebooks,
     )
 
 
@@ -213,7 +217,7 @@ def export_fine(state: Mapping[str, Tensor], tied: bool = False) -> dict[str, Te
 
 
 def export_codec(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
-    """The way back of `convert_codec`, of a codec with its encoder."""
+    """The way back of `convert_codec`; transformers' whole model has the encoder, too."""
     return {PREFIXES["codec"] + key: tensor for key, tensor in encodec.export(state, config).items()}
 
 
