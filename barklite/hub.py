@@ -77,8 +77,9 @@ def download(repo: str, revision: str | None = None, local_files_only: bool = Fa
     def snapshot(**which) -> Path:
         return Path(hub.snapshot_download(repo, revision=revision, **options, **which))
 
-    if not local_files_only and _commit(repo, revision):
-        files = _asked(repo, lambda: hub.HfApi().list_repo_files(repo, revision=revision))
+    token = options.get("token")
+    if not local_files_only and _commit(repo, revision, token):
+        files = _asked(repo, lambda: hub.HfApi(token=token).list_repo_files(repo, revision=revision))
         weights = next((w for w in WEIGHTS if any(re.fullmatch(w, file) for file in files)), None)
         if weights is None:
             raise ValueError(f"{repo} holds no weights that barklite reads")

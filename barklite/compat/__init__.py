@@ -4,17 +4,23 @@ from barklite.compat import AutoProcessor, BarkModel
 
 The same weights and seed give the same tokens for a single text (spec 7 and 8.2). On purpose it differs here:
 
-* Rows of a batch do not see each other: each gets what it would get alone, its own noise and its own length.
-  A row that ended is padded (10000, 12048 and 1024 by stage, then silence), where transformers decodes noise.
+* Rows of a batch do not see each other: each gets what its seed gives it alone, and has its own length. A row
+  that ended is padded (10000, 12048 and 1024 by stage, then silence), where transformers decodes noise.
 * The caller's tensors are never changed.
-* `fine_temperature=1.0` draws; there it takes the likeliest. The configuration's default of 1.0 still does.
+* A `temperature` of 1.0 as a keyword, with the prefix `fine_` or without, draws in the fine stage; there it
+  takes the likeliest. The configuration's 1.0, which is the class's default, still does.
 * `labels` give a loss; there they raise. A causal model shifts them by one position itself.
-* A text shorter than 256 columns is padded, not refused. An empty result is silence of no length.
+* A text shorter than 256 columns is padded, not refused. An empty result is silence of no length. At the last
+  position the semantic stage ends, there it fails.
 * `pad_token_id` changes nothing; there it disturbs the coarse stage. Beam search, penalties and other ways of
-  generating are refused in words. A history prompt is checked as a `barklite.Voice`.
-* A position that may attend to nothing gets zeros from attention, not an average of what is masked.
+  generating are refused in words. A history prompt is checked as a `barklite.Voice`. Bad settings of later
+  stages show before the first one runs.
+* A mask (B, S) works beside a cache, and one of bool and four dimensions says what may be attended to; a
+  wrong shape is refused. A position that may attend to nothing gets zeros from attention, not an average.
 * The codec stays float32 in a model of 16 bits, and so does the sound. `codec_model` is barklite's `Codec`.
-* Loading is strict: a missing tensor is an error. There is no dropout.
+* Modules and parameters have barklite's names; `state_dict`, `load_state_dict` and files transformers'.
+* Loading is strict: a missing tensor or `config.json` is an error. Without `generation_config.json` the
+  published settings are taken, with a warning. There is no dropout.
 """
 
 import importlib

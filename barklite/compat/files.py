@@ -74,12 +74,6 @@ def saving(path: str | os.PathLike, push_to_hub: bool = False, **options) -> Ite
         hub.upload(Path(path), options.pop("repo_id", None) or Path(path).name, **options)
 
 
-def make_directory(path: str | os.PathLike) -> Path:
-    """A directory for `save_pretrained`, which may be there already."""
-    os.makedirs(path, exist_ok=True)
-    return Path(path)
-
-
 def write_text(path: Path, text: str) -> None:
     """A whole text file, its directory made. OSError if it cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)

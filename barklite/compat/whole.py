@@ -1,0 +1,157 @@
+"""transformers' `BarkModel`: the three token models and the codec in one."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from barklite.config import TokenConfig
+from barklite.engine import PLAIN
+from barklite.pipeline import decode_audio
+from weights_convert import huggingface
+
+from .configuration import BarkConfig
+from .generation import (
+    BarkCoarseGenerationConfig,
+    BarkFineGenerationConfig,
+    BarkGenerationConfig,
+    BarkSemanticGenerationConfig,
+)
+from .modeling import BarkCoarseModel, BarkFineModel, BarkSemanticModel, TokenModel
+from .pretrained import BarkPreTrainedModel, Source, accelerator, empty, loaded, ours, randomised
+from .settings import by_stage, coarse_settings, fine_settings, plain
+from .stages import generators, padded, rows_of
+
+
+class BarkModel(BarkPreTrainedModel):
+    """Text to sound: three token models, and `codec_model`, which is barklite's and stays float32."""
+
+    def __init__(self, config: BarkConfig, _models: Mapping[str, nn.Module] | None = None):
+        super().__init__(config)
+        models = _models or {}
+        self.semantic = BarkSemanticModel(config.semantic_config, models.get("semantic"))
+        self.coarse_acoustics = BarkCoarseModel(config.coarse_acoustics_config, models.get("coarse"))
+        self.fine_acoustics = BarkFineModel(config.fine_acoustics_config, models.get("fine"))
+        self.codec_model = models.get("codec") or randomised(empty(config.codec_config, "codec"))
+        self.generation_config = BarkGenerationConfig()
+        self.set_attn_implementation(config._attn_implementation)
+
+    @classmethod
+    def _load(cls, config: BarkConfig, source: "Source", dtype: torch.dtype | None) -> "BarkModel":
+        parts = {
+            "semantic": "semantic_config",
+            "coarse": "coarse_acoustics_config",
+            "fine": "fine_acoustics_config",
+        }
+        models = {
+            part: loaded(empty(getattr(config, section), part), source, part, dtype)
+            for part, section in parts.items()
+        }
+        models["codec"] = loaded(source.empty_codec(config), source, "codec", None)
+        model = cls(config, models)
+        model.generation_config = source.generation_config()
+        return model
+
+    def forward(self, *args, **kwargs):
+        raise NotImplementedError("a whole Bark has no forward: use generate, or one of its models")
+
+    def _apply(self, fn, recurse: bool = True) -> "BarkModel":
+        for name, child in self.named_children():
+            if name == "codec_model":  # half of its precision would be heard, and saves little
+                child._apply(lambda tensor: tensor.to(fn(tensor).device))
+            else:
+                child._apply(fn)
+        return self
+
+    def _token_models(self) -> tuple[TokenModel, ...]:
+        return self.semantic, self.coarse_acoustics, self.fine_acoustics
+
+    def _exported(self, tied: bool = False) -> dict[str, Tensor]:
+        exported = {}
+        for model in self._token_models():
+            prefix = huggingface.PREFIXES[model.part]
+            exported |= {prefix + key: tensor for key, tensor in model._exported(tied).items()}
+        codec = self.codec_model
+        return exported | huggingface.export_codec(codec.state_dict(keep_vars=True), codec.config)
+
+    def _imported(self, state: Mapping[str, Tensor]) -> list[tuple[nn.Module, dict[str, Tensor]]]:
+        huggingface.check_prefixes(state)
+        models = {model.part: model.model for model in self._token_models()} | {"codec": self.codec_model}
+        return [(model, ours(state, part, model)) for part, model in models.items()]
+
+    def _save(self, directory: Path) -> None:
+        if self.codec_model.encoder is None:
+            raise ValueError("transformers wants a codec with its encoder: load the original checkpoint")
+        self.generation_config.save_pretrained(directory)
+        super()._save(directory)
+
+    def enable_cpu_offload(self, accelerator_id: int | None = 0, **kwargs) -> None:
+        """Keep the models on the CPU, and move each to the accelerator for its stage; if there is one."""
+        device = accelerator()
+        if device is None:
+            warnings.warn("there is no accelerator here: the models stay on the CPU", stacklevel=2)
+            return
+        self.to("cpu")
+        for model in (self, *self._token_models()):
+            model._runs_on = torch.device(device.type, accelerator_id or 0)
+
+    @torch.no_grad()
+    def codec_decode(self, fine_output: Tensor, output_lengths: Sequence[int] | None = None) -> Tensor | list:
+        """Codes (B, 8, T) -> audio at 24 kHz, (B, 320 T); with lengths in frames a list of (320 n,).
+
+        Frames of 1024, behind the end of a row, are silent.
+        """
+        lengths = output_lengths
+        if lengths is None:
+            lengths = (fine_output[:, 0] < self.codec_model.config.codebook_size).sum(1).tolist()
+        rows = [codes[:, : int(n)].to(self.device) for codes, n in zip(fine_output, lengths, strict=True)]
+        with self._ready(self.codec_model):
+            audio = decode_audio(self.codec_model, rows, PLAIN)
+        if output_lengths is not None:
+            return audio
+        hop = self.codec_model.config.hop
+        return padded([*audio, torch.zeros(hop * fine_output.shape[2], device=self.device)], 0.0)[:-1]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        history_prompt: Mapping | None = None,
+        return_output_lengths: bool | None = None,
+        **kwargs,
+    ) -> Tensor | tuple[Tensor, list[int]]:
+        """Tokenizer ids (B, up to 256) -> audio, float32 (B, samples) at 24 kHz, zeros behind a row's end.
+
+        history_prompt: a voice for all rows. return_output_lengths: give (audio, samples of each row).
+        attention_mask: (B, up to 256); min_eos_p: of the semantic stage. Settings of generation go to all
+        three stages, or with the prefix `semantic_`, `coarse_` or `fine_` to that one. Noise comes from
+        PyTorch's default generator: one row takes it as it comes, as transformers does; several draw a seed
+        each from it, and are then what those seeds give alone. ValueError for a setting that is unknown or
+        that barklite does not offer.
+        """
+        rows, g = rows_of(input_ids, "input_ids"), self.generation_config
+        semantic_config = BarkSemanticGenerationConfig(**plain(g.semantic_config))
+        coarse_config = BarkCoarseGenerationConfig(**plain(g.coarse_acoustics_config))
+        fine_config = BarkFineGenerationConfig(**plain(g.fine_acoustics_config))
+        semantic, coarse, fine = by_stage(kwargs)
+        coarse_settings(coarse, coarse_config, TokenConfig())  # before minutes are spent
+        fine_settings(fine, fine_config)
+        shared = dict(history_prompt=history_prompt, semantic_generation_config=semantic_config)
+        shared |= dict(_noise=generators(len(rows), self.device))
+        tokens = self.semantic.generate(rows, **shared, **semantic)
+        shared |= dict(coarse_generation_config=coarse_config, codebook_size=g.codebook_size)
+        ids, lengths = self.coarse_acoustics.generate(tokens, return_output_lengths=True, **shared, **coarse)
+        codes = self.fine_acoustics.generate(ids, fine_generation_config=fine_config, **shared, **fine)
+        audio = self.codec_decode(codes, [int(n) // coarse_config.n_coarse_codebooks for n in lengths])
+        sound = padded(audio, 0.0)
+        return (sound, [len(row) for row in audio]) if return_output_lengths else sound
+
+
+AutoModel = AutoModelForTextToWaveform = BarkModel  # there is no other model here
+
+
+def infer_device() -> str:
+    """The accelerator's name, or "cpu"."""
+    return getattr(accelerator(), "type", "cpu")
