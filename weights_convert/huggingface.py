@@ -115,7 +115,7 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
 
 
 def convert_codec_config(codec: Mapping, n_codebooks: int) -> CodecConfig:
-    """`codec_config`, an EncodecConfig; ValueError naming an entry that makes it another codec than Bark's."""
+    """`codec_config`, an EncodecConfig; ValueError naming an entry that no codec of Bark has."""
     if not isinstance(codec, Mapping):
         raise ValueError("entry 'codec_config' is no object")
     ratios = codec.get("upsampling_ratios", [8, 5, 4, 2])
