@@ -384,6 +384,16 @@ def test_gradients(model, oracle, part):
             close(mine[name].grad, parameter.grad)
 
 
+def test_gradients_flow_through_a_cache(model, oracle):
+    ids, grads = random_ids("coarse_acoustics", B, T), []
+    for m in (copy.deepcopy(model.coarse_acoustics), copy.deepcopy(oracle.coarse_acoustics)):
+        past = m(ids[:, :7]).past_key_values
+        m(ids[:, 7:], past_key_values=past).logits.square().mean().backward()
+        grads.append(m.get_input_embeddings().weight.grad)
+    close(*grads)
+    assert grads[0][ids[:, :7].flatten()].any(-1).all()
+
+
 @torch.no_grad()
 def test_a_position_that_sees_nothing_is_finite(model):
     mask = torch.ones(1, T).long()
