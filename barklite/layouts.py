@@ -60,7 +60,7 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
         raise FileNotFoundError(f"{path} is not a directory")
     with _blaming(path):
         if (path / "config.json").is_file():
-            kind = _read_json(path / "config.json").get("model_type")
+            kind = read_json(path / "config.json").get("model_type")
             if kind == "barklite":
                 return _open_native(path, encoder)
             if kind == "bark":
@@ -89,7 +89,7 @@ def _blaming(path: Path) -> Iterator[None]:
 def is_native(path: str | os.PathLike) -> bool:
     """Whether a directory is a barklite checkpoint."""
     try:
-        return _read_json(Path(path) / "config.json").get("model_type") == "barklite"
+        return read_json(Path(path) / "config.json").get("model_type") == "barklite"
     except (OSError, ValueError):
         return False
 
@@ -104,7 +104,7 @@ def is_huggingface(path: str | os.PathLike) -> bool:
 
 def _open_native(path: Path, encoder: bool) -> Checkpoint:
     with _blaming(path / "config.json"):
-        config = BarkConfig.from_dict(_read_json(path / "config.json"))
+        config = BarkConfig.from_dict(read_json(path / "config.json"))
         if config.tokenizer not in KINDS:
             raise ValueError(f"tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}")
     if encoder and not config.codec.encoder:
@@ -125,9 +125,9 @@ def _open_native(path: Path, encoder: bool) -> Checkpoint:
 
 def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
     generation_file = path / "generation_config.json"
-    generation = _read_json(generation_file) if generation_file.is_file() else {}
+    generation = read_json(generation_file) if generation_file.is_file() else {}
     with _blaming(path / "config.json"):
-        config = huggingface.convert_config(_read_json(path / "config.json"), generation)
+        config = huggingface.convert_config(read_json(path / "config.json"), generation)
     tokenizer = _wordpiece(path)
     check_vocabulary(tokenizer, config.tokens)
 
@@ -219,7 +219,7 @@ def _voice_files(folder: Path, tokens: TokenConfig) -> dict:
 def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:
     """`speaker_embeddings_path.json` as {voice: {array: path relative to the checkpoint}}."""
     with _blaming(index):
-        return huggingface.voice_paths(_read_json(index))
+        return huggingface.voice_paths(read_json(index))
 
 
 def read_huggingface_voice(files: Mapping[str, Path], name: str, tokens: TokenConfig) -> Voice:
@@ -241,7 +241,8 @@ def _present(path: Path) -> Path:
     return path
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; ValueError if it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
@@ -258,7 +259,7 @@ def _wordpiece(path: Path) -> WordPiece:
     if not file.is_file():
         raise FileNotFoundError(f"{path / 'vocab.txt'} is missing: {VOCABULARY_HELP}")
     with _blaming(file):
-        return WordPiece(huggingface.vocabulary(_read_json(file)))
+        return WordPiece(huggingface.vocabulary(read_json(file)))
 
 
 def _huggingface_weights(path: Path) -> list[Path]:
@@ -268,7 +269,7 @@ def _huggingface_weights(path: Path) -> list[Path]:
             return [path / name]
         index = path / f"{name}.index.json"
         if index.is_file():
-            shards = _read_json(index).get("weight_map")
+            shards = read_json(index).get("weight_map")
             if not (isinstance(shards, dict) and shards and all(isinstance(s, str) for s in shards.values())):
                 raise ValueError(f"{index} has no weight_map")
             if outside := [shard for shard in shards.values() if Path(shard).name != shard]:

@@ -252,3 +252,27 @@ def write_huggingface(
             index[one.name][array] = file.relative_to(path).as_posix()
     (path / "speaker_embeddings_path.json").write_text(json.dumps(index))
     return path
+
+
+def oracle():
+    """transformers' BarkModel at tiny size with weights large enough to make the logits differ."""
+    import transformers
+
+    size = dict(num_layers=2, num_heads=2, hidden_size=16, bias=False, block_size=1024)
+    config = transformers.BarkConfig(
+        semantic_config=dict(input_vocab_size=129_600, output_vocab_size=10_048, **size),
+        coarse_acoustics_config=dict(input_vocab_size=12_096, output_vocab_size=12_096, **size),
+        fine_acoustics_config=dict(input_vocab_size=1056, output_vocab_size=1056, **size),
+        codec_config=transformers.EncodecConfig(num_filters=4, hidden_size=16, codebook_dim=16).to_dict(),
+    )
+    torch.manual_seed(0)
+    model = transformers.BarkModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layernorm" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            elif "codec_model" not in name:
+                parameter.normal_(std=0.3)
+        for layer in model.codec_model.quantizer.layers:
+            layer.codebook.embed.normal_()
+    return model

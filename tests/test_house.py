@@ -50,6 +50,7 @@ ORDER = [
     "barklite.compat.outputs",
     "barklite.compat.settings",
     "barklite.compat.stages",
+    "barklite.compat.building",
     "barklite.compat.pretrained",
     "barklite.compat.modeling",
     "barklite.compat.whole",

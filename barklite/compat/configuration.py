@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from barklite import config as own
+from barklite.layouts import read_json
 
-from .files import Saved, hub_options, read_config, read_json
+from .files import Saved, hub_options, read_config
 from .generation import (
     MISPLACED,
     BarkCoarseGenerationConfig,

@@ -9,7 +9,7 @@ from pathlib import Path
 from barklite import atomic, hub
 from barklite import config as own
 from barklite.hub import fetch_file, is_repo_id
-from barklite.layouts import open_checkpoint
+from barklite.layouts import open_checkpoint, read_json
 
 HUB_OPTIONS = ("revision", "local_files_only", "cache_dir", "force_download", "token", "subfolder")
 
@@ -30,17 +30,6 @@ def locate(name: str | os.PathLike, file: str, **options) -> Path | None:
     if not is_repo_id(str(name)):
         raise FileNotFoundError(f"{name} is neither a directory nor a Hub id such as suno/bark-small")
     return fetch_file(str(name), file, **options)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; ValueError if it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return content
 
 
 def read_config(name: str | os.PathLike, **options) -> tuple[dict, own.BarkConfig | None]:

@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 
 from barklite import config as own
+from barklite.layouts import read_json
 
-from .files import Saved, hub_options, locate, read_config, read_json
+from .files import Saved, hub_options, locate, read_config
 
 # What every generation configuration has, None unless something gave it a value. Old files have the first
 # ones in `config.json` too, where they mean nothing.

@@ -21,6 +21,7 @@ from barklite.inspect import trace
 from barklite.slots import passes
 from weights_convert import huggingface
 
+from .building import empty, randomised
 from .configuration import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
 from .generation import (
     BarkCoarseGenerationConfig,
@@ -28,7 +29,7 @@ from .generation import (
     BarkSemanticGenerationConfig,
 )
 from .outputs import Appending, CausalLMOutputWithPast, DynamicCache, MaskedLMOutput
-from .pretrained import BarkPreTrainedModel, Source, empty, loaded, ours, randomised
+from .pretrained import BarkPreTrainedModel, Source, loaded, ours
 from .settings import coarse_settings, fine_settings, semantic_settings, tokens_of
 from .stages import decoded, generators, padded, required, rows_of, voice_of
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from barklite import atomic
-from barklite.layouts import VOCABULARY_HELP
+from barklite.layouts import VOCABULARY_HELP, read_json
 from barklite.tokenizer import KINDS, SentencePiece, Tokenizer, WordPiece
 from barklite.voice import ARRAYS, MAX_BYTES, read_array
 from weights_convert.huggingface import vocabulary
 
 from .batch import BatchEncoding, BatchFeature, check_tensors
-from .files import hub_options, locate, read_json, saving, write_text
+from .files import hub_options, locate, saving, write_text
 
 PAD = 0  # the id that fills a row; the model puts its own in its place, by the mask
 NOMINAL_LENGTH = 512  # the tokenizer's `model_max_length`, which `max_length=None` pads to

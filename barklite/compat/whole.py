@@ -12,6 +12,7 @@ from barklite.engine import PLAIN
 from barklite.pipeline import decode_audio
 from weights_convert import huggingface
 
+from .building import empty, randomised
 from .configuration import BarkConfig
 from .generation import (
     BarkCoarseGenerationConfig,
@@ -20,7 +21,7 @@ from .generation import (
     BarkSemanticGenerationConfig,
 )
 from .modeling import BarkCoarseModel, BarkFineModel, BarkSemanticModel, TokenModel
-from .pretrained import BarkPreTrainedModel, Source, accelerator, empty, loaded, ours, randomised
+from .pretrained import BarkPreTrainedModel, Source, accelerator, loaded, ours
 from .settings import by_stage, coarse_settings, fine_settings, plain
 from .stages import generators, padded, rows_of
 
