@@ -107,6 +107,8 @@ def _speak(arguments: list[str]) -> int:
         raise ValueError("--shard is for a corpus: -i FILE.jsonl")
     _check_numbers(options)
     options.output = "bark.wav" if options.output is None else options.output
+    if options.output == "-":
+        raise ValueError("-o names a file: for standard output give /dev/stdout")
 
     text, long = _text(options)
     outputs = [path for path in (options.output, options.save_voice, options.plot) if path is not None]
@@ -123,7 +125,7 @@ def _speak(arguments: list[str]) -> int:
     for path in outputs:
         atomic.check_writable(path)
         if os.path.isfile(path) and not options.force:
-            raise FileExistsError(f"{path} exists: give -f to replace it, or -o another name")
+            raise FileExistsError(f"{path} exists: give -f to replace it, or another name")
 
     check_text(text)  # what is bad is refused before a model is loaded
     config_of = _generation(options)

@@ -16,7 +16,7 @@ from .voice import Voice
 MIN_VOICE = 10  # semantic tokens; from here on the number of frames is in proportion (spec 4.2)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clip:
     """One generated sound.
 
@@ -39,6 +39,9 @@ class Clip:
     first_audio: float | None = None
     eos_p: np.ndarray | None = None
     tokens: TokenConfig = field(default_factory=TokenConfig, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Clip({self.text!r:.60}, {self.seconds:.2f} s, seed {self.seed}, {self.finish_reason!r})"
 
     @property
     def seconds(self) -> float:

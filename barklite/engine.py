@@ -208,7 +208,7 @@ class Engine:
 
     def decode_audio(self, codec: Codec, codes: Tensor) -> Tensor:
         """Codes (B, K, T) -> audio (B, 320 T)."""
-        return codec.decode(codes)
+        return codec(codes)
 
 
 PLAIN = Engine()

@@ -123,15 +123,17 @@ def mono(audio: np.ndarray | Tensor | str | os.PathLike, sample_rate: int | None
     if isinstance(audio, Tensor) and audio.is_floating_point():
         audio = audio.double()  # NumPy has no bfloat16
     sound = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
-    if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind not in "fiu":
+    if not isinstance(sound, np.ndarray) or sound.ndim != 1:
         shape = sound.shape if isinstance(sound, np.ndarray) else type(sound).__name__
         raise ValueError(f"audio must be numbers of shape (samples,), one channel, not {shape}")
-    if sound.dtype.kind in "iu" and sound.dtype.str[1:] not in ("u1", "i2", "i4"):
+    if sound.dtype.kind != "f" and sound.dtype.str[1:] not in ("u1", "i2", "i4"):
         raise ValueError(f"audio is {sound.dtype}, and samples are float, int16, int32 or uint8")
     with np.errstate(over="ignore"):  # caught below
         sound = _floats(sound).astype(np.float32)
     if not np.isfinite(sound).all():
         raise ValueError("audio has samples that are not finite")
+    if (peak := float(np.abs(sound).max(initial=0))) > 100:
+        raise ValueError(f"audio reaches {peak:g}, and floats lie in [-1, 1]: divide by the full scale")
     if sample_rate != wanted and len(sound):
         from scipy.signal import resample_poly
 

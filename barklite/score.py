@@ -22,7 +22,7 @@ from .slots import not_finite
 from .voice import Voice
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """Log-probabilities, float32, of a sound's tokens; None for a stage whose tokens were not given.
 
@@ -34,6 +34,10 @@ class Scores:
     eos: float | None
     coarse: np.ndarray | None
     fine: np.ndarray | None
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{name} {mean:.3f}" for name, mean in self.means.items())
+        return f"Scores({means})" if means else "Scores()"
 
     @property
     def totals(self) -> dict[str, float]:

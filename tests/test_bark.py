@@ -79,6 +79,21 @@ def test_batch_rows_equal_single_rows(tiny):
     assert same(one_voice[1], clips[0])
 
 
+def test_a_clip_in_words(tiny):
+    """Not its arrays."""
+    assert repr(tiny.generate("Hello", seed=5, config=SHORT)) == "Clip('Hello', 0.60 s, seed 5, 'length')"
+
+
+def test_hooks_on_the_codec_are_called(tiny):
+    seen = []
+    hook = tiny.codec.register_forward_hook(lambda module, given, made: seen.append(made.shape))
+    try:
+        tiny.generate("Hello", seed=5, config=SHORT)
+    finally:
+        hook.remove()
+    assert seen == [(1, 45 * 320)]
+
+
 @pytest.mark.parametrize("rules", ["suno", "transformers"])
 def test_the_end_is_drawn(rules, tiny):
     """With a likely end the row stops, reports it, and does not contain it."""

@@ -65,7 +65,7 @@ def test_quiet_float_and_force(command):
     assert scipy.io.wavfile.read("a.wav")[1].dtype == np.float32
     before = Path("a.wav").read_bytes()
     status, _, err = command("Hello", "-o", "a.wav", *SHORT)
-    assert (status, err) == (1, "barklite: a.wav exists: give -f to replace it, or -o another name\n")
+    assert (status, err) == (1, "barklite: a.wav exists: give -f to replace it, or another name\n")
     assert Path("a.wav").read_bytes() == before
     assert command("Hello", "-o", "a.wav", "-f", *SHORT)[0] == 0
     assert scipy.io.wavfile.read("a.wav")[1].dtype == np.int16
@@ -405,3 +405,11 @@ def test_the_reader_of_our_output_may_leave():
         timeout=60,
     )
     assert (done.stdout, done.stderr) == ("announcer\n", "")
+
+
+def test_no_file_is_called_minus(command):
+    """Regression: `-o -` wrote a file of that name."""
+    status, out, err = command("Hello", "-o", "-")
+    assert (status, out) == (1, "")
+    assert err == "barklite: -o names a file: for standard output give /dev/stdout\n"
+    assert os.listdir() == []

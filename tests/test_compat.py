@@ -1421,7 +1421,7 @@ BAD = {
     "fine: ids out of range": (filling(2, CODES + 1056), "index out of range"),
     "codebook 0": (filling(0, CODES), "codebook 0 is the coarse model's"),
     "codebook 8": (filling(8, CODES), "codebook 8 is not there: give 1 to 7"),
-    "five codebooks": (filling(7, CODES[..., :5]), "out of bounds"),
+    "five codebooks": (filling(7, CODES[..., :5]), "shape .B, T, 8."),
     "no configuration": (
         lambda bark: bark.semantic.generate(GIVEN["semantic"]),
         "semantic_generation_config is",
@@ -1592,3 +1592,19 @@ def test_more_new_tokens_than_positions(model):
     """768 are made, where transformers' positions run out."""
     made, _ = stage(model, "semantic", 1, GIVEN["semantic"], {}, max_new_tokens=800, do_sample=False)
     assert made.shape == (1, 768)
+
+
+def test_sizes_that_no_bark_has():
+    """Regressions: a model without layers; ids blamed for a vocabulary that is too small; shapes of ids."""
+    small = dict(num_layers=1, num_heads=1, hidden_size=8, block_size=300)
+    with pytest.raises(ValueError, match="sizes must be 1 or more"):
+        compat.BarkSemanticModel(compat.BarkSemanticConfig(**{**small, "num_layers": -1}))
+    model = compat.BarkSemanticModel(compat.BarkSemanticConfig(**small))
+    config = compat.BarkSemanticGenerationConfig()
+    with pytest.raises(IndexError, match="input_vocab_size is 10048, and the prompt has ids up to 129599"):
+        model.generate(torch.ones(1, 256, dtype=torch.long), config)
+    for given in ([1, 2], torch.tensor([1, 2]), torch.ones(1, 1, 1)):
+        with pytest.raises(ValueError, match="input_ids must be a tensor of 2 dimensions, not"):
+            model(given)
+    with pytest.raises(ValueError, match="inputs_embeds must be a tensor of 3 dimensions"):
+        model(inputs_embeds=torch.ones(1, 8))

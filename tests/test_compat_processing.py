@@ -542,3 +542,9 @@ def test_hub(tmp_path, tiny, monkeypatch):
     *said, elsewhere, none, warned = client(tmp_path, hub.endpoint)
     assert said == expected
     assert "cannot get config.json of suno/other" in elsewhere
+
+
+def test_a_processor_of_bytes_has_no_files(tmp_path):
+    """Regression: it wrote nothing, and said nothing."""
+    with pytest.raises(ValueError, match="Bytes has no files"):
+        BarkProcessor(Bytes()).save_pretrained(tmp_path)

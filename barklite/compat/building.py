@@ -25,6 +25,8 @@ def empty(config, part: str) -> nn.Module:
         n_embd=config.hidden_size,
         block_size=config.block_size,
     )
+    if min(*size.values(), config.input_vocab_size, config.output_vocab_size) < 1:
+        raise ValueError(f"the {part} model's sizes must be 1 or more: {size}")
     if config.hidden_size % config.num_heads:
         raise ValueError(f"hidden_size {config.hidden_size} is no multiple of num_heads {config.num_heads}")
     if config.dropout:

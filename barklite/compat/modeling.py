@@ -80,7 +80,13 @@ class TokenModel(BarkPreTrainedModel):
             raise ValueError("give input_ids or inputs_embeds, not both at the same time")
         if input_ids is None and embeds is None:
             raise ValueError("give input_ids or inputs_embeds: there is nothing to read")
-        return {"ids": input_ids.to(self.device)} if embeds is None else {"embeds": embeds.to(self.device)}
+        name, given, wanted = "inputs_embeds", embeds, 3
+        if embeds is None:
+            name, given, wanted = "input_ids", input_ids, 3 if self.part == "fine" else 2
+        if not isinstance(given, Tensor) or given.ndim != wanted:
+            shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{name} must be a tensor of {wanted} dimensions, not {shape}")
+        return {"ids" if embeds is None else "embeds": given.to(self.device)}
 
     def _run(self, call, head_mask, output_attentions, output_hidden_states) -> dict:
         """Logits, and what else is wanted of the computation in `call`."""
@@ -219,7 +225,10 @@ class BarkSemanticModel(BarkCausalModel):
                 raise ValueError("attention_mask has shape {}, input_ids {}".format(*shapes))
             rows = rows.masked_fill(attention_mask.to(rows.device) == 0, t.text_pad - t.text_offset)
         rows = rows[:, : t.n_text].tolist()
-        if any(not 0 <= i + t.text_offset < self.config.input_vocab_size for row in rows for i in row):
+        vocab = self.config.input_vocab_size
+        if vocab <= max(t.semantic_infer, t.text_pad):
+            raise IndexError(f"input_vocab_size is {vocab}, and the prompt has ids up to {t.semantic_infer}")
+        if any(not 0 <= i + t.text_offset < vocab for row in rows for i in row):
             raise IndexError("input_ids has ids that the model has no embedding for")
         voice = voice_of(history_prompt, t)
         with self._ready():
@@ -328,6 +337,8 @@ class BarkFineModel(TokenModel):
             raise IndexError(
                 f"codebook {codebook_idx} is not there: give 1 to {self.config.n_codes_total - 1}"
             )
+        if "ids" in given and given["ids"].shape[2] < self.config.n_codes_total:
+            raise IndexError(f"input_ids must have shape (B, T, {self.config.n_codes_total})")
         if "ids" in given:
             given = {"codes": given["ids"].transpose(1, 2)}  # (B, 8, T)
         B, T = (input_ids if input_ids is not None else given["embeds"]).shape[:2]

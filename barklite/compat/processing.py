@@ -110,6 +110,8 @@ class BarkProcessor:
             self._save(directory, speaker_embeddings_dict_path, speaker_embeddings_directory)
 
     def _save(self, directory: Path, speaker_embeddings_dict_path: str, folder: str) -> None:
+        if self.tokenizer.file_name is None:
+            raise ValueError(f"{type(self.tokenizer).__name__} has no files that could be loaded again")
         self.tokenizer.save(directory)
         if isinstance(self.tokenizer, WordPiece):
             write_text(directory / "tokenizer_config.json", _dumps(TOKENIZER_CONFIG))

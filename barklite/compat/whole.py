@@ -84,7 +84,10 @@ class BarkModel(BarkPreTrainedModel):
 
     def _save(self, directory: Path) -> None:
         if self.codec_model.encoder is None:
-            raise ValueError("transformers wants a codec with its encoder: load the original checkpoint")
+            raise ValueError(
+                "the codec was loaded without its encoder, which transformers needs: load files of Hugging "
+                "Face or Suno, or what `barklite convert --encoder` makes of them"
+            )
         self.generation_config.save_pretrained(directory)
         super()._save(directory)
 
