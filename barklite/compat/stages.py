@@ -45,7 +45,8 @@ def generators(n: int, device: torch.device) -> list[torch.Generator]:
         return [torch.default_generator]
     if n == 1 and device.type == "cuda":
         torch.cuda.init()
-        return [torch.cuda.default_generators[device.index or torch.cuda.current_device()]]
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return [torch.cuda.default_generators[index]]
     return [generator(int(seed), device) for seed in torch.randint(2**32, (n,))]
 
 
