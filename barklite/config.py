@@ -212,7 +212,7 @@ class BarkConfig:
     fine: FineConfig
     codec: CodecConfig = CodecConfig()
     tokens: TokenConfig = TokenConfig()
-    tokenizer: str = "wordpiece"  # "wordpiece" | "sentencepiece" | "bytes" (models with random weights)
+    tokenizer: str = "wordpiece"  # "wordpiece" | "sentencepiece" | "english" | "bytes" (random weights)
     generation: GenerationConfig = GenerationConfig()
 
     def __post_init__(self) -> None:
@@ -295,6 +295,24 @@ class BarkConfig:
                 f"max_coarse_history is {generation.max_coarse_history}; "
                 f"it must lie between {t.coarse_window} and {t.max_coarse_history}"
             )
+
+    def fitted(self, generation: GenerationConfig) -> GenerationConfig:
+        """The same, but that Suno's default lengths mean no more than these models can; ValueError if it still
+        asks for more.
+        """
+        limits = {
+            "max_semantic_tokens": self.max_semantic_tokens,
+            "max_coarse_history": self.tokens.max_coarse_history,
+        }
+        default = GenerationConfig()
+        too_long = {
+            name: most
+            for name, most in limits.items()
+            if most < getattr(generation, name) == getattr(default, name)
+        }
+        generation = dataclasses.replace(generation, **too_long)
+        self.check(generation)
+        return generation
 
     @property
     def max_semantic_tokens(self) -> int:

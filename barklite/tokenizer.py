@@ -1,8 +1,9 @@
 """Text to ids, before Bark adds its offset of 10048.
 
 `WordPiece` is bert-base-multilingual-cased exactly as the fast tokenizer behaves (spec 2.2 and appendix A);
-`SentencePiece` serves models trained with barklite, `Bytes` models with random weights, which have no
-vocabulary. All three offer `encode(text) -> list[int]`, `vocab_size`, and `save(directory)`.
+`SentencePiece` serves models trained with barklite, `English` the built-in voice among them, and `Bytes`
+models with random weights, which have no vocabulary. All offer `encode(text) -> list[int]`, `vocab_size`,
+and `save(directory)`.
 """
 
 import unicodedata
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from . import atomic
 from .config import TokenConfig
+from .english import spell_out
 
 MAX_WORD = 100  # a longer word is one [UNK]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -99,6 +101,15 @@ class SentencePiece:
         return self._processor.EncodeAsIds(text)
 
 
+class English(SentencePiece):
+    """A `tokenizer.model` that reads English spelled out (`spell_out`): numbers, symbols and abbreviations as
+    words, lower-case. [] for a text without a word.
+    """
+
+    def encode(self, text: str) -> list[int]:
+        return super().encode(spell_out(text))
+
+
 class Bytes:
     """A token a byte of UTF-8: what a model without a vocabulary file reads."""
 
@@ -116,8 +127,9 @@ class Bytes:
         return list(text.encode("utf-8", errors="replace"))
 
 
-Tokenizer = WordPiece | SentencePiece | Bytes
-KINDS = {"wordpiece": WordPiece, "sentencepiece": SentencePiece, "bytes": Bytes}
+Tokenizer = WordPiece | SentencePiece | English | Bytes
+# By the names in config.json. The first kind that a tokenizer is an instance of is its own.
+KINDS = {"wordpiece": WordPiece, "english": English, "sentencepiece": SentencePiece, "bytes": Bytes}
 
 
 def check_vocabulary(tokenizer: Tokenizer, tokens: TokenConfig) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from barklite import atomic
 from barklite.layouts import VOCABULARY_HELP, read_json
-from barklite.tokenizer import KINDS, SentencePiece, Tokenizer, WordPiece
+from barklite.tokenizer import KINDS, Tokenizer, WordPiece
 from barklite.voice import ARRAYS, MAX_BYTES, read_array
 from weights_convert.huggingface import vocabulary
 
@@ -263,13 +263,13 @@ def _load_tokenizer(name: str | os.PathLike, kind: str | None, options: dict) ->
     """`kind` is what barklite's own `config.json` says; elsewhere the files do."""
     if kind == "bytes":
         return KINDS[kind].load()
-    if kind != "sentencepiece" and (file := locate(name, "vocab.txt", **options)):
+    if kind not in ("sentencepiece", "english") and (file := locate(name, "vocab.txt", **options)):
         return WordPiece.load(file)
     if kind is None and (file := locate(name, "tokenizer.json", **options)):
         return WordPiece(vocabulary(read_json(file)))
     if kind != "wordpiece" and (file := locate(name, "tokenizer.model", **options)):
-        return SentencePiece.load(file)
-    if kind == "sentencepiece":
+        return KINDS[kind or "sentencepiece"].load(file)
+    if kind in ("sentencepiece", "english"):
         raise FileNotFoundError(f"{name} has no tokenizer.model")
     raise FileNotFoundError(f"{name} has neither vocab.txt nor tokenizer.json: {VOCABULARY_HELP}")
 
