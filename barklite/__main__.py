@@ -18,8 +18,13 @@ of which only the text is needed. It becomes a directory with a WAV and a line o
 the same command again to go on after an interruption: rows done are skipped, those that failed tried again.
 
 Other commands:
-  barklite voices [LANGUAGE]      list the names of Suno's voices
+  barklite voices [LANGUAGE]      list the names of voices: the built-in model's and Suno's
   barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory"""
+
+NOTE = (
+    "barklite: the built-in voice speaks, a small English model trained on synthetic speech "
+    "(for Suno's give -m suno/bark-small)"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,19 +71,21 @@ def _speak(arguments: list[str]) -> int:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no report; warnings only")
     parser.add_argument("--version", action="version", version=f"barklite {__version__}")
     _model_options(parser)
-    group = parser.add_argument_group("voice and sampling")
-    group.add_argument("--voice", metavar="NAME", help="a name such as v2/en_speaker_6, or an .npz file")
+    group = parser.add_argument_group("voice and sampling", "What is not given is as the model has it.")
+    group.add_argument(
+        "--voice", metavar="NAME", help="a name that `barklite voices` lists for the model, or an .npz file"
+    )
     group.add_argument("--save-voice", metavar="FILE", help="keep this voice as an .npz file")
     group.add_argument("--seed", type=int, help="makes the result repeatable (default of a .jsonl: 0)")
-    group.add_argument("--rules", help="suno (default) or transformers: whose tokens to reproduce")
-    group.add_argument("--temperature", type=float, help="of the semantic and coarse stages (default: 0.7)")
-    group.add_argument("--fine-temperature", type=float, help="of the fine stage (default: 0.5)")
+    group.add_argument("--rules", help="suno or transformers: whose tokens to reproduce")
+    group.add_argument("--temperature", type=float, help="of the semantic and coarse stages (Suno's: 0.7)")
+    group.add_argument("--fine-temperature", type=float, help="of the fine stage (Suno's: 0.5)")
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     group.add_argument(
         "--top-p", type=float, metavar="P", help="draw from the likeliest tokens that sum up to P"
     )
     group.add_argument(
-        "--min-eos-p", type=float, metavar="P", help="end when the end is this likely (default: 0.2)"
+        "--min-eos-p", type=float, metavar="P", help="end when the end is this likely (Suno's: 0.2)"
     )
     group.add_argument("--max-seconds", type=float, metavar="S", help="end after this much sound")
     group.add_argument(
@@ -203,9 +210,11 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _bark(options: argparse.Namespace):
+    from tqdm import tqdm
+
     from . import Bark
 
-    return Bark.from_pretrained(
+    bark = Bark.from_pretrained(
         options.model,
         device=options.device,
         dtype=options.dtype,
@@ -214,6 +223,9 @@ def _bark(options: argparse.Namespace):
         offload=options.offload,
         revision=options.revision,
     )
+    if options.model is None and not options.quiet:
+        tqdm.write(NOTE, file=sys.stderr)  # above a bar, if there is one
+    return bark
 
 
 def _text(options: argparse.Namespace) -> tuple[str, bool]:
@@ -299,12 +311,27 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
 
 
 def _voices(arguments: list[str]) -> int:
-    parser = _parser("barklite voices", "List the names of Suno's voices.")
+    parser = _parser(
+        "barklite voices",
+        "List the names for --voice, one a line. A line with # says which models have them.",
+    )
     parser.add_argument("language", nargs="?", help="such as en, de or zh (default: all)")
+    parser.add_argument("-m", "--model", metavar="DIR", help="only those of a checkpoint directory")
     options = parser.parse_args(arguments)
-    from .voice import voices
+    from .voice import SUNO_MODELS, built_in, known, voices
 
-    print("\n".join(voices(options.language)))
+    released, groups = voices(options.language), {}
+    if options.model is None and (options.language or "en").lower() == "en" and built_in():
+        groups["the built-in model, English (without -m)"] = built_in()
+    if options.model is None or options.model in SUNO_MODELS:
+        groups[f"Suno's models ({', '.join(f'-m {name}' for name in SUNO_MODELS)})"] = released
+    else:
+        from .layouts import open_checkpoint
+
+        opened = open_checkpoint(options.model)
+        names, others = known(opened.voices, opened.config.tokens), {*voices()} - {*released}
+        groups[options.model] = [name for name in names if name not in others]
+    print("\n".join(line for title, names in groups.items() for line in (f"# {title}", *names)))
     return 0
 
 
@@ -345,7 +372,10 @@ def _convert(arguments: list[str]) -> int:
 def _model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
-        "-m", "--model", metavar="NAME", help="a Hub id (suno/bark-small) or a checkpoint directory"
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="a Hub id (suno/bark-small) or a checkpoint directory (default: the small English one built in)",
     )
     group.add_argument("--revision", help="branch, tag or commit of a Hub id")
     group.add_argument("--device", help="cuda, mps or cpu (default: the first that is there)")

@@ -4,7 +4,6 @@ import contextlib
 import numbers
 import os
 import re
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -21,7 +20,7 @@ from . import quantize as quantizing
 from .clip import Clip
 from .codec import Codec
 from .compile import check_compile, engine_for
-from .config import BarkConfig, GenerationConfig, TokenConfig
+from .config import BarkConfig, GenerationConfig
 from .engine import PLAIN
 from .fine import FineGPT
 from .gpt import GPT
@@ -42,7 +41,7 @@ from .pipeline import PREFIX_FRAMES, Bars, Job, Pipeline, decode_audio
 from .score import Scores
 from .slots import Slots, passes, through
 from .tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
-from .voice import Voice, unknown, voices
+from .voice import Voice, known, unknown
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
 
@@ -72,7 +71,8 @@ class Bark:
     """Text to speech, music and sound effects. Make one with `from_pretrained` or `from_config`.
 
     `semantic`, `coarse`, `fine` and `codec` are plain modules, `tokenizer.encode(text)` gives ids before
-    Bark's offset, `config` is the BarkConfig. Axes: K codebooks, T frames.
+    Bark's offset, `config` is the BarkConfig. Axes: K codebooks, T frames. The docstrings have the numbers of
+    Suno's models (8 codebooks, 75 frames a second, 320 samples a frame); another model's are in `config`.
     """
 
     semantic: GPT
@@ -121,20 +121,21 @@ class Bark:
         """Load a checkpoint.
 
         name_or_path: a Hub id ("suno/bark-small", "suno/bark"), or a directory in barklite's, Hugging Face's
-            or Suno's layout. None is the built-in model, which has random weights, makes noise and says so on
-            stderr.
+            or Suno's layout. None is the model that comes with barklite: small, English, trained on synthetic
+            speech; it needs no network.
         device: None takes CUDA, else MPS, else the CPU.
-        dtype: of the three token models' weights, None keeps the file's; the codec stays as stored, float32.
-            On a CPU what is computed between the products is float32 always.
+        dtype: of the three token models' weights. None keeps the file's; the built-in model becomes float32,
+            for its 16 bits only make it smaller to ship. The codec is float32 always, and on a CPU what is
+            computed between the products is too.
         compile: on the CPU and on CUDA, make the steps ready now, for speed: seconds to a minute the first
             time on a machine, less from then on. The CPU needs a C++ compiler (g++ or clang++) for it.
         quantize: "int8" or, on the CPU, "int4": smaller weights of the token models, which change the tokens.
         offload: keep the models on the CPU and move each to `device` for its stage.
-        revision, local_files_only: for a Hub id.
+        revision, local_files_only: for a Hub id; nothing else is ever fetched.
         encoder: load the codec's encoder too, for `encode`; it is converted with the rest when asked for.
 
-        Raises FileNotFoundError or ValueError naming the file that is wrong, OSError if the Hub cannot be
-        reached.
+        Raises FileNotFoundError or ValueError naming the file that is missing or wrong, OSError if the Hub
+        cannot be reached.
         """
         device, dtype = pick_device(device), pick_dtype(dtype)
         check_compile(compile, device)
@@ -142,15 +143,14 @@ class Bark:
         if revision is not None and (name_or_path is None or Path(name_or_path).is_dir()):
             raise ValueError("a revision belongs to a Hub id, and none is given")
         if name_or_path is None:
-            note = "barklite: no model named; the built-in one has random weights and only makes noise"
-            print(f"{note} (try suno/bark-small)", file=sys.stderr)
-            options = dict(device=device, dtype=dtype, compile=compile, quantize=quantize, offload=offload)
-            config = BarkConfig.tiny()
-            return cls.from_config(replace(config, codec=replace(config.codec, encoder=encoder)), **options)
-        opened, repo = hub.find(os.fspath(name_or_path), revision, local_files_only, encoder)
+            opened, repo = layouts.open_built_in(encoder), None
+            dtype = torch.float32 if dtype is None else dtype
+        else:
+            opened, repo = hub.find(os.fspath(name_or_path), revision, local_files_only, encoder)
         place, models = "cpu" if offload or quantize else device, {}
         for name in checkpoint.MODELS:
-            models[name] = checkpoint.load_model(opened, name, place, None if name == "codec" else dtype)
+            wanted = torch.float32 if name == "codec" else dtype
+            models[name] = checkpoint.load_model(opened, name, place, wanted)
             if name != "codec":
                 mapped = (
                     opened.state(name) if quantize and device.type == "cpu" else {}
@@ -212,6 +212,15 @@ class Bark:
                 checkpoint.write_model(unfinished, name, getattr(self, name).state_dict())
             checkpoint.write_rest(unfinished, self.config, self.tokenizer, held)
 
+    @property
+    def voices(self) -> list[str]:
+        """The names that `voice` can have: the checkpoint's own, and Suno's if the model has Bark's ids."""
+        return known(self._own_voices, self.config.tokens)
+
+    @property
+    def _own_voices(self) -> list[str]:
+        return self._checkpoint.voices if self._checkpoint else []
+
     # --- texts to clips -------------------------------------------------------------------------------------
 
     def generate(
@@ -225,8 +234,8 @@ class Bark:
     ) -> Clip:
         """Speak one text.
 
-        voice: a name ("v2/en_speaker_6"), the path of an `.npz`, a Voice, or a mapping with the three arrays;
-            None lets the model choose.
+        voice: one of `Bark.voices`, the path of an `.npz`, a Voice, or a mapping with the three arrays; None
+            lets the model choose.
         seed: 0 to 2**32 - 1; None draws one, which the clip reports.
         config: None takes the checkpoint's.
         progress: bars on stderr; None: only on a terminal.
@@ -473,7 +482,7 @@ class Bark:
         pieces = sentences.split(text, lambda piece: len(self._encode(piece, config)) <= limit)
         pieces = [(piece, ids) for piece in pieces if (ids := self._encode(piece, config))]  # no lone marks
         if not pieces:
-            raise ValueError("the text is empty: there is nothing to speak")
+            raise ValueError("the text is empty to this model: it reads no word in it")
         if any(len(ids) > limit for _, ids in pieces):
             raise ValueError(f"a single character of the text has more than {limit} tokens")
 
@@ -675,8 +684,7 @@ class Bark:
         config = self.config.generation if config is None else config
         if not isinstance(config, GenerationConfig):
             raise ValueError(f"config must be a GenerationConfig, not {type(config).__name__}")
-        self.config.check(config)
-        return config
+        return self.config.fitted(config)
 
     def _encode(self, text: str, config: GenerationConfig) -> list[int]:
         if config.rules == "suno":
@@ -684,7 +692,7 @@ class Bark:
         return self.tokenizer.encode(text)
 
     def _ids(self, texts: Sequence[str], config: GenerationConfig) -> list[list[int]]:
-        """Ids of each text, at most 256; ValueError for a text that cannot be spoken."""
+        """Ids of each text, at most n_text; ValueError for a text that cannot be spoken."""
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise ValueError("texts must be a list of strings")
         limit, rows = self.config.tokens.n_text, []
@@ -692,7 +700,7 @@ class Bark:
             check_text(text)
             ids = self._encode(text, config)
             if not ids:
-                raise ValueError(f"the text {shortened(text)} is empty: there is nothing to speak")
+                raise ValueError(f"the text {shortened(text)} is empty to this model: it reads no word in it")
             if len(ids) > limit and not config.truncate:
                 raise ValueError(
                     f"the text {shortened(text)} has {len(ids)} tokens, and the model reads {limit}: "
@@ -725,13 +733,11 @@ class Bark:
         name = os.fsdecode(voice)
         if name.endswith(".npz"):
             return Voice.load(name, tokens)
-        held = self._checkpoint.voices if self._checkpoint else []
-        released = voices() if tokens == TokenConfig() else []  # Suno's voices speak Bark's ids only
-        if name in held:
+        if name in self._own_voices:
             return self._checkpoint.voice(name)
-        if name in released:
+        if name in self.voices:
             return self._voice_hub(name, tokens)
-        raise unknown(name, [*held, *released])
+        raise unknown(name, self._own_voices, tokens)
 
     def _each(self, voices, seeds, n: int) -> tuple[list[Voice | None], list[torch.Generator]]:
         """A voice and a source of noise for each of n rows."""

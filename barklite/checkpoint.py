@@ -125,7 +125,9 @@ def write_model(
 ) -> None:
     """`directory/name.safetensors`."""
     tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
-    save_file(tensors, directory / f"{name}.safetensors", metadata={"format": "pt"})
+    path = directory / f"{name}.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(directory.stat().st_mode & 0o666)  # some versions make files that only their owner may read
 
 
 def write_rest(

@@ -21,7 +21,7 @@ from weights_convert import encodec, huggingface, suno
 
 from .config import BarkConfig, TokenConfig
 from .tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
-from .voice import ARRAYS, MAX_BYTES, Voice, read_array
+from .voice import ARRAYS, BUILT_IN, MAX_BYTES, Voice, names_in, read_array
 
 MODELS = ("semantic", "coarse", "fine", "codec")
 ENCODEC_FILE = "encodec_24khz-d7cc33bc.th"
@@ -71,6 +71,17 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
     raise FileNotFoundError(
         f"{path} holds no checkpoint: neither config.json nor Suno's text_2.pt or text.pt"
     )
+
+
+def open_built_in(encoder: bool = False) -> Checkpoint:
+    """The model that comes with barklite. FileNotFoundError where the installation lacks a file of it."""
+    try:
+        return open_checkpoint(BUILT_IN, encoder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the built-in voice is not installed ({error}): install barklite again, "
+            "or name a model such as suno/bark-small"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -212,8 +223,10 @@ def _open_suno(path: Path, encoder: bool) -> Checkpoint:
 
 def _voice_files(folder: Path, tokens: TokenConfig) -> dict:
     """What a Checkpoint knows of voices that are `.npz` files in a folder."""
-    names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
-    return {"voices": names, "voice": lambda name: Voice.load(folder / f"{name}.npz", tokens, name)}
+    return {
+        "voices": names_in(folder),
+        "voice": lambda name: Voice.load(folder / f"{name}.npz", tokens, name),
+    }
 
 
 def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:

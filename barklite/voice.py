@@ -17,6 +17,8 @@ from .config import TokenConfig
 ARRAYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
 LANGUAGES = ("en", "de", "es", "fr", "hi", "it", "ja", "ko", "pl", "pt", "ru", "tr", "zh")
 MAX_BYTES = 2**24  # an array of a voice file; the longest released one has 70 kB
+SUNO_MODELS = ("suno/bark-small", "suno/bark")  # which have the voices that `voices` names
+BUILT_IN = Path(__file__).parent / "assets" / "voice"  # the checkpoint that comes with barklite
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +176,29 @@ def voices(language: str | None = None) -> list[str]:
     return names if language else ["announcer", *names]
 
 
-def unknown(name: str, known: list[str]) -> ValueError:
-    """The error for a name that is not among `known`, with the nearest that is."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+def built_in() -> list[str]:
+    """The names of the built-in model's voices, which speak English."""
+    return names_in(BUILT_IN / "voices")
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of the `.npz` files in a checkpoint's folder of voices; none if it is not there."""
+    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
+
+
+def known(own: list[str], tokens: TokenConfig) -> list[str]:
+    """The names that a model takes: its checkpoint's `own`, and Suno's, which speak Bark's ids only."""
+    return list(dict.fromkeys([*own, *(voices() if tokens == TokenConfig() else [])]))
+
+
+def unknown(name: str, own: list[str], tokens: TokenConfig) -> ValueError:
+    """The error for a name that is not one of `known(own, tokens)`: what there is, and what is near."""
+    has = f"this model has {', '.join(own[:10])}{', ...' if len(own) > 10 else ''}"
+    has = has if own else "this model has no voices with a name"
+    if tokens != TokenConfig() and name in voices():
+        models = " or ".join(SUNO_MODELS)
+        return ValueError(f"voice {name!r} is one of Suno's and needs a model of theirs, {models}; {has}")
+    near = difflib.get_close_matches(name, known(own, tokens), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown voice {name!r}{hint} (`barklite voices` lists them; a file must end in .npz)")
+    listed = "`barklite voices` lists them" if tokens == TokenConfig() else has
+    return ValueError(f"unknown voice {name!r}{hint} ({listed}; a file must end in .npz)")

@@ -544,9 +544,6 @@ def test_a_notebook_shows_a_player(tiny):
     assert len(scipy.io.wavfile.read(io.BytesIO(data))[1]) == len(clip.audio)
 
 
-def test_the_built_in_model_says_what_it_is(capsys):
-    bark = Bark.from_pretrained(device="cpu")
-    out, err = capsys.readouterr()
-    assert (out, len(err.splitlines())) == ("", 1)
-    assert "noise" in err
+def test_random_weights_read_any_text():
+    bark = Bark.from_config(BarkConfig.tiny(), device="cpu")
     assert bark.generate("Grüße, 世界!", seed=0).seconds == 3.0
