@@ -79,23 +79,32 @@ def coarse_row(
     semantic_history, coarse_history = trim_history(voice, config, tokens)
     source = semantic_history.tolist() + semantic.tolist()
     ids = coarse_history.tolist()
-    base, behind = len(semantic_history), math.floor(config.max_coarse_history / R)
-    steps = tokens.coarse_steps(len(semantic))
+    base, steps = len(semantic_history), tokens.coarse_steps(len(semantic))
 
     seen = None
     for done in range(0, steps, tokens.coarse_window):
         n = min(tokens.coarse_window, steps - done)
         spoken = base + round(done / R)  # the semantic token being spoken; Python's round, ties to even
-        # where the two histories begin
-        view = max(0, spoken - behind), max(0, len(ids) - config.max_coarse_history)
+        view = coarse_view(spoken, len(ids), config.max_coarse_history, tokens)
         prompt = None  # this window's is the last one's, continued
         if view != seen or not carry:
-            window = source[view[0] :][: tokens.n_coarse_semantic]
-            padding = [tokens.coarse_pad] * (tokens.n_coarse_semantic - len(window))
-            prompt = torch.tensor([*window, *padding, tokens.coarse_infer, *ids[view[1] :]])
+            prompt = torch.tensor(coarse_prompt(source, ids, view, tokens))
         drawn, *_ = yield Draw(prompt, (choices * n)[:n])
         ids, seen = ids + drawn, view
     return torch.tensor(ids[len(coarse_history) :], dtype=torch.long, device=model.wpe.weight.device)
+
+
+def coarse_view(spoken: int, n_ids: int, max_history: int, tokens: TokenConfig) -> tuple[int, int]:
+    """Where the two histories begin, when semantic token `spoken` is next and `n_ids` coarse ids are there."""
+    behind = math.floor(max_history / tokens.coarse_per_semantic)
+    return max(0, spoken - behind), max(0, n_ids - max_history)
+
+
+def coarse_prompt(source: list[int], ids: list[int], view: tuple[int, int], tokens: TokenConfig) -> list[int]:
+    """Semantic tokens and coarse ids from `view` on: [semantic, padded][infer][history] (spec 4.2)."""
+    window = source[view[0] :][: tokens.n_coarse_semantic]
+    padding = [tokens.coarse_pad] * (tokens.n_coarse_semantic - len(window))
+    return [*window, *padding, tokens.coarse_infer, *ids[view[1] :]]
 
 
 def coarse_length(config: GenerationConfig, tokens: TokenConfig) -> int:
