@@ -21,6 +21,7 @@ from .fine import FineGPT
 from .gpt import GPT
 from .inputs import DTYPES
 from .layouts import Checkpoint, is_native, open_checkpoint
+from .quantize import round_rows
 from .tokenizer import KINDS, Tokenizer
 from .voice import Voice
 
@@ -123,8 +124,14 @@ def convert(
 def write_model(
     directory: Path, name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> None:
-    """`directory/name.safetensors`."""
-    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
+    """`directory/name.safetensors`. dtype int8: matrices in 8 bits with a scale a row, the rest in float16."""
+    tensors = {}
+    for key, tensor in state.items():
+        if dtype == torch.int8 and tensor.ndim == 2:
+            tensors[key], tensors[f"{key}.scale"] = round_rows(tensor.detach().cpu())
+        else:
+            kind = torch.float16 if dtype == torch.int8 else dtype
+            tensors[key] = tensor.detach().to("cpu", kind).contiguous()
     path = directory / f"{name}.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(directory.stat().st_mode & 0o666)  # some versions make files that only their owner may read

@@ -128,7 +128,7 @@ def _open_native(path: Path, encoder: bool) -> Checkpoint:
         path,
         config,
         tokenizer,
-        state=lambda name: _read_safetensors(files[name]),
+        state=lambda name: _expanded(_read_safetensors(files[name]), files[name]),
         origin=files.__getitem__,
         **_voice_files(path / "voices", config.tokens),
     )
@@ -302,6 +302,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _expanded(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Matrices stored in int8, with a scale a row beside them (`x.scale`), as float32; the rest as it is."""
+    for key in [key for key, tensor in state.items() if tensor.dtype == torch.int8]:
+        scale = state.pop(f"{key}.scale", None)
+        if scale is None or scale.shape != state[key].shape[:1]:
+            raise ValueError(f"{path}: tensor {key!r} is int8 and needs {key}.scale, a number a row")
+        state[key] = state[key].float() * scale.float()[:, None]
+    return state
 
 
 def _read_pickle(path: Path) -> dict:
