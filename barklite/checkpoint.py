@@ -124,7 +124,7 @@ def convert(
 def write_model(
     directory: Path, name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> None:
-    """`directory/name.safetensors`. dtype int8: matrices in 8 bits with a scale a row, the rest in float16."""
+    """`directory/name.safetensors`. dtype int8: matrices in 8 bits, a scale a row; the rest in float16."""
     tensors = {}
     for key, tensor in state.items():
         if dtype == torch.int8 and tensor.ndim == 2:
