@@ -7,6 +7,7 @@
     python -m benchmarks.throughput                   batches of texts of uneven length
     python -m benchmarks --profile trace.json         one job's trace, for https://ui.perfetto.dev
     python -m benchmarks.quality                      what each format costs in quality
+    python -m benchmarks.intelligibility              how well the built-in voice is understood
     python -m benchmarks.loading                      converting and loading, of every layout
 
 Weights are random at the released sizes; the job is 200 semantic tokens -> 600 coarse tokens -> 300 frames ->

@@ -15,7 +15,7 @@ from barklite import Bark, BarkConfig, GenerationConfig
 from . import systems
 from .jobs import note, peers_of, rounded, variants_of
 from .loading import run
-from .step import PROMPT
+from .step import prompt
 
 
 def child(asked: dict) -> dict:
@@ -64,11 +64,9 @@ def cache_bytes(bark: Bark, asked: dict) -> int:
     t = bark.config.tokens
     coarse = min(t.coarse_steps(asked["tokens"]), t.max_coarse_history + t.coarse_window)
     largest = 0
-    for model, positions in (
-        (bark.semantic, PROMPT + asked["tokens"] - 1),
-        (bark.coarse, t.n_coarse_semantic + 1 + coarse),
-    ):
-        cache = bark.engine.cache(model, positions)
+    for name, answers in (("semantic", asked["tokens"] - 1), ("coarse", coarse)):
+        positions = prompt(bark, name) + answers
+        cache = bark.engine.cache(getattr(bark, name), positions)
         filled = positions / cache.keys.shape[3]  # memory is taken where something is written
         largest = max(largest, round((cache.keys.nbytes + cache.values.nbytes) * min(1.0, filled)))
     return largest

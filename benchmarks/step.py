@@ -11,8 +11,13 @@ from barklite.slots import Noise
 
 from .ceiling import synchronize
 
-PROMPT = 257  # positions of the semantic prompt
 STEPS = 100
+
+
+def prompt(bark: Bark, name: str) -> int:
+    """Positions before a stage's first answer: 257 for both causal stages of Suno's models."""
+    t = bark.config.tokens
+    return t.n_prompt if name == "semantic" else t.n_coarse_semantic + 1
 
 
 def eligible(bark: Bark, name: str) -> slice:
@@ -35,18 +40,18 @@ def step_bytes(model: GPT, vocab: slice, filled: float, cache_itemsize: int) -> 
 
 @torch.no_grad()
 def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
-    """Seconds and bytes a step, the mean of `steps` behind a prompt of 257 positions.
+    """Seconds and bytes a step, the mean of `steps` behind a prompt as long as the stage's own.
 
     name: "semantic" or "coarse". An engine that runs several steps at a time runs them so, draws included.
     """
-    model, engine, vocab = getattr(bark, name), bark.engine, eligible(bark, name)
-    ids = torch.randint(vocab.start, vocab.stop, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    model, engine, vocab, before = getattr(bark, name), bark.engine, eligible(bark, name), prompt(bark, name)
+    ids = torch.randint(vocab.start, vocab.stop, (1, before), generator=torch.Generator().manual_seed(0))
     token = ids[:, :1].to(bark.device)
     chunks = [min(engine.chunk, steps - start) for start in range(0, steps, engine.chunk)]
     choice = Choice(vocab.start, vocab.stop, SamplingConfig(0.7), "suno", vocab.stop - vocab.start)
     noise = Noise(torch.Generator(bark.device).manual_seed(0))
     for _ in range(1 if bark.device.type == "cpu" else 2):  # the last counts: the first captures graphs
-        cache = engine.cache(model, PROMPT + steps)
+        cache = engine.cache(model, before + steps)
         engine.prefill(model, ids.to(bark.device), cache, [0], vocab)
         synchronize(bark.device)
         start = time.perf_counter()
@@ -58,5 +63,5 @@ def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
         synchronize(bark.device)
         seconds = (time.perf_counter() - start) / steps
         engine.release(model, cache)
-    filled = PROMPT + (steps + 1) / 2  # the mean over the steps
+    filled = before + (steps + 1) / 2  # the mean over the steps
     return {"seconds": seconds, "bytes": step_bytes(model, vocab, filled, cache.keys.element_size())}

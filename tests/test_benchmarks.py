@@ -1,11 +1,13 @@
 """The benchmark harness at tiny size: it runs, its last line is JSON, and what it counts is right."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from barklite import Bark, BarkConfig
+from barklite import Bark, BarkConfig, SamplingConfig, layouts
+from barklite.training.recipe import voice_config
 from benchmarks import __main__ as harness
 from benchmarks import ceiling, jobs, quality, step, systems, throughput
 
@@ -136,22 +138,61 @@ def test_quality_of_float32_is_its_own(capsys):
         assert 0 < one["same_greedy"] < 1, path
 
 
-def test_the_two_paths_of_quality_see_the_same():
+OTHER = voice_config(256, 100, (1, 2, 16))  # three coarse codebooks of six, shorter prompts and windows
+
+
+@pytest.mark.parametrize(
+    "config, longest", [(BarkConfig.tiny(), (600, 600)), (OTHER, (513, 180))], ids=["bark", "other"]
+)
+def test_the_two_paths_of_quality_see_the_same(config, longest):
     """The steps' logits are the rows of the one forward that answer for the same tokens."""
-    bark = Bark.from_config(BarkConfig.tiny(), device="cpu")
-    given = quality.inputs(bark, random=True)
+    bark = Bark.from_config(config, device="cpu")
+    (given,) = quality.inputs(bark, random=True)
     many, one = quality.many_rows(bark, given), quality.one_row(bark, given, quality.PLAIN)
     for name in ("semantic", "coarse"):
         assert len(one[name]) == quality.STEPS
         torch.testing.assert_close(one[name], many[name][1 : quality.STEPS + 1], atol=1e-5, rtol=0)
+    t = config.tokens
+    assert many.keys() - one.keys() == {f"fine {t.n_coarse}", f"fine {t.n_codebooks - 1}"}
+    assert (len(given["semantic"]), len(given["coarse"])) == longest
+
+
+@pytest.mark.parametrize("config", [BarkConfig.tiny(), OTHER], ids=["bark", "other"])
+def test_quality_scores_what_was_chosen(config):
+    """Greedy tokens are the likeliest of the logits that quality looks at, at every place it looks at."""
+    greedy = SamplingConfig(0)
+    bark = Bark.from_config(config, device="cpu")
+    settings = replace(
+        config.generation, semantic=greedy, coarse=greedy, max_semantic_tokens=20, max_seconds=None
+    )
+    clip = bark.generate(quality.TEXT, config=settings)
+    given = quality.fed(bark, quality.TEXT, torch.from_numpy(clip.semantic), torch.from_numpy(clip.codes))
+    found = quality.many_rows(bark, given)
+    assert found["semantic"].argmax(-1).tolist() == clip.semantic.tolist()
+    assert found["coarse"].argmax(-1).tolist() == clip.codes[: config.tokens.n_coarse].T.ravel().tolist()
 
 
 def test_quality_of_a_checkpoint(native, capsys):
     quality.main(["--checkpoint", str(native), "--formats", "float32", "--device", "cpu"])
     result, text = last_line(capsys)
-    assert result["weights"] == "checkpoint"
+    assert (result["weights"], result["size"]) == ("checkpoint", None)
     assert "RANDOM" not in text
     assert all(one["kl_nats"] == 0 for one in result["formats"]["float32"].values())
+
+
+def test_quality_of_the_built_in_voice(monkeypatch, tmp_path, capsys):
+    """As many texts as make enough tokens of models that see few at a time."""
+    Bark.from_config(OTHER, device="cpu").save_pretrained(tmp_path / "voice")
+    monkeypatch.setattr(layouts, "BUILT_IN", tmp_path / "voice")
+    quality.main(["--size", "built-in", "--formats", "float32,int8", "--device", "cpu"])
+    result, text = last_line(capsys)
+    assert (result["weights"], result["size"]) == ("built-in", "built-in")
+    assert "the built-in voice's weights" in text
+    paths = result["formats"]["float32"]
+    assert set(paths) >= {"fine 3 prompt", "fine 5 prompt", "coarse step"}
+    assert 600 <= paths["coarse prompt"]["positions"] < 600 + 180
+    assert all(one["kl_nats"] == 0 for one in paths.values())
+    assert all(one["kl_nats"] > 0 for one in result["formats"]["int8"].values())
 
 
 @pytest.mark.parametrize("name", ["dtype", "length"])

@@ -1,0 +1,338 @@
+"""How well a voice is understood: the share of words that a speech recogniser gets wrong.
+
+    python -m benchmarks.intelligibility              the built-in voice: 120 sentences, 2 speakers
+    python -m benchmarks.intelligibility --limit 5    a quick look
+    python -m benchmarks.intelligibility --plots DIR  and spectrograms of the first sentence
+
+Each speaker is heard as "source", the synthesiser that it learned from (espeak-ng); as "codec", what the
+codec makes of that; and as barklite from text, in each format of the weights. No training text contains one
+of the sentences. The recogniser, pocketsphinx with the English model in its package, has weaknesses of its
+own: what counts is the difference to the source on the same sentences. Intervals are those of a bootstrap
+over sentences. Tables go to stdout, and last a line of JSON.
+"""
+
+import argparse
+import gc
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from barklite import Bark
+from barklite.atomic import write_bytes
+from barklite.clip import plotting
+from barklite.inputs import pick_device
+from barklite.training.recipe import SPEAKERS
+from barklite.training.speech import Speaker, espeak, speak
+
+from . import ceiling, systems
+from .jobs import note, rounded
+from .report import short, table
+from .systems import FORMATS
+
+EVERYDAY = Path(__file__).with_name("everyday.txt")
+BATCH = 8  # sentences spoken at a time
+RESAMPLES = 2000  # of the bootstrap
+
+
+def sentences(file: Path) -> list[str]:
+    """The lines of `file` that have words."""
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if words(line)]
+
+
+# --- counting errors ----------------------------------------------------------------------------------------
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words: letters, and apostrophes between them."""
+    return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("’", "'"))
+
+
+def edits(said: Sequence[str], heard: Sequence[str]) -> int:
+    """The fewest words to put in, leave out or replace that make one of the other (Levenshtein, 1966)."""
+    above = list(range(len(heard) + 1))
+    for i, word in enumerate(said, 1):
+        row = [i]
+        for j, other in enumerate(heard, 1):
+            row.append(min(above[j - 1] + (word != other), above[j] + 1, row[-1] + 1))
+        above = row
+    return above[-1]
+
+
+def with_interval(errors: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+    """Errors a word, of sentences with `errors` (n,) in `lengths` (n,) words; "low" and "high" bound the
+    middle 95 % of what n sentences drawn from these give. Of paired differences of errors, likewise.
+    """
+    drawn = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))
+    low, high = np.percentile(errors[drawn].sum(1) / lengths[drawn].sum(1), (2.5, 97.5))
+    value = errors.sum() / lengths.sum()
+    return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}
+
+
+class Recogniser:
+    """pocketsphinx. What it hears does not depend on what it heard before."""
+
+    sample_rate = 16_000
+
+    def __init__(self):
+        try:
+            from pocketsphinx import Decoder
+        except ImportError:
+            raise SystemExit("the recogniser is missing: pip install pocketsphinx") from None
+        self.name = f"pocketsphinx {version('pocketsphinx')}"
+        self.decoder = Decoder(samprate=self.sample_rate, loglevel="FATAL")
+
+    def hear(self, audio: np.ndarray, sample_rate: int) -> str:
+        """What is said in audio (samples,); "" if nothing is."""
+        self.decoder.reinit_feat()  # forget the last recording's background noise
+        self.decoder.start_utt()
+        self.decoder.process_raw(self.prepared(audio, sample_rate), full_utt=True)
+        self.decoder.end_utt()
+        found = self.decoder.hyp()
+        return found.hypstr if found else ""
+
+    def prepared(self, audio: np.ndarray, sample_rate: int) -> bytes:
+        """16-bit PCM of one loudness, between two pauses, over noise too soft to notice."""
+        common = math.gcd(self.sample_rate, sample_rate)
+        audio = resample_poly(audio.astype(np.float64), self.sample_rate // common, sample_rate // common)
+        audio *= 0.7 / max(np.abs(audio).max(initial=0), 1e-6)
+        audio = np.pad(audio, self.sample_rate // 4)
+        audio += np.random.default_rng(0).normal(0, 1e-3, len(audio))  # a decoder of digital silence guesses
+        return (audio * 32767).astype(np.int16).tobytes()
+
+
+# --- speaking -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All sentences, read by one system in one voice.
+
+    work_s: seconds that it took. cut: how many the limit of length ended. None where it does not apply.
+    """
+
+    voice: str
+    system: str
+    audio: list[np.ndarray]
+    sample_rate: int
+    work_s: float | None = None
+    cut: int | None = None
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of sound."""
+        return sum(map(len, self.audio)) / self.sample_rate
+
+
+def readings(options: argparse.Namespace, left_out: list[str]) -> Iterator[Reading]:
+    """Every voice by every system, the sources first. `left_out` gets what cannot be heard, and why."""
+    for format in options.formats:
+        chosen = {"dtype": "float32", **systems.options_of(format)}
+        bark = Bark.from_pretrained(options.checkpoint, device=options.device, **chosen)
+        if format == options.formats[0]:
+            for voice in options.voices:
+                if voice not in bark.voices:
+                    raise SystemExit(f"--voices: {voice!r} is not one of {', '.join(bark.voices)}")
+            yield from originals(bark, options, left_out)
+        seeds = [options.seed + i for i in range(len(options.texts))]
+        for voice in options.voices:
+            start = time.perf_counter()
+            clips = bark.generate_batch(options.texts, voice, seeds, batch_size=BATCH)
+            yield Reading(
+                voice,
+                f"barklite {format}",
+                [clip.audio for clip in clips],
+                bark.config.codec.sample_rate,
+                time.perf_counter() - start,
+                sum(clip.finish_reason == "length" for clip in clips),
+            )
+        del bark
+        gc.collect()
+
+
+def originals(bark: Bark, options: argparse.Namespace, left_out: list[str]) -> Iterator[Reading]:
+    """The synthesiser's readings, and what the codec keeps of them."""
+    try:
+        espeak()
+    except OSError as error:
+        left_out.append(f"source and codec: {error}")
+        return
+    if bark.codec.encoder is None:
+        left_out.append("codec: the checkpoint does not have its encoder")
+    speakers, codec = {speaker.name: speaker for speaker in SPEAKERS}, bark.config.codec
+
+    def spoken(speaker: Speaker, aligned: bool) -> list[np.ndarray]:
+        return [speak(text, speaker, codec.sample_rate, codec.hop, aligned).audio for text in options.texts]
+
+    for voice in options.voices:
+        if voice not in speakers:
+            left_out.append(f"source and codec of {voice}: no speaker of the recipe has this name")
+            continue
+        yield Reading(voice, "source", spoken(speakers[voice], aligned=False), codec.sample_rate)
+        if bark.codec.encoder is not None:
+            codes = map(bark.encode, spoken(speakers[voice], aligned=True))  # as it is trained
+            audio = [bark.decode([one])[0].cpu().numpy() for one in codes]
+            yield Reading(voice, "codec", audio, codec.sample_rate)
+
+
+# --- measuring ----------------------------------------------------------------------------------------------
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Every reading, heard and counted. Plain JSON types."""
+    recogniser, said = Recogniser(), [words(text) for text in options.texts]
+    lengths = np.array([len(sentence) for sentence in said])
+    voices: dict[str, dict] = {voice: {} for voice in options.voices}
+    panels: dict[str, list] = {voice: [] for voice in options.voices}
+    of_source: dict[str, np.ndarray] = {}
+    left_out: list[str] = []
+    for reading in readings(options, left_out):
+        heard = [recogniser.hear(audio, reading.sample_rate) for audio in reading.audio]
+        errors = np.array([edits(a, words(b)) for a, b in zip(said, heard, strict=True)])
+        found = {"word_errors": with_interval(errors, lengths), "audio_s": rounded(reading.audio_s)}
+        if reading.system == "source":
+            of_source[reading.voice] = errors
+        elif reading.voice in of_source:
+            found["more_than_source"] = with_interval(errors - of_source[reading.voice], lengths)
+        if reading.work_s is not None and reading.audio_s:
+            found["real_time_factor"] = rounded(reading.work_s / reading.audio_s)
+        if reading.cut is not None:
+            found["cut"] = reading.cut / len(said)
+        note(f"{reading.voice}, {reading.system}: {percent(found['word_errors']['value'])} words wrong")
+        voices[reading.voice][reading.system] = found
+        if reading.system in ("source", "codec", f"barklite {options.formats[0]}"):
+            panels[reading.voice].append((reading.system, reading.audio[0], heard[0], reading.sample_rate))
+    if options.plots:
+        for voice, shown in panels.items():
+            path = options.plots / f"intelligibility_{Path(voice).name}.png"
+            write_bytes(path, draw(f"{options.texts[0]} ({voice})", shown).render("png"))
+            note(f"wrote {path}")
+    return {
+        "benchmark": "intelligibility",
+        "checkpoint": "given" if options.checkpoint else "built-in",
+        "sentences": len(said),
+        "words": int(lengths.sum()),
+        "seed": options.seed,
+        "recogniser": recogniser.name,
+        "machine": ceiling.machine(options.device),
+        "voices": voices,
+        "left_out": left_out,
+    }
+
+
+def draw(title: str, panels: list[tuple[str, np.ndarray, str, int]]) -> "Picture":  # noqa: F821
+    """Spectrograms side by side on the same axes, from (system, audio, what was heard, sample rate)."""
+    plot = plotting()
+    picture, fonts = plot.Picture(figsize=(1 + 4.5 * len(panels), 4), layout="constrained"), plot.families()
+    plain = dict(family=fonts, parse_math=False)
+    picture.suptitle(plot.legible(title, fonts), **plain)
+    spectra = [plot.spectrogram(audio, sample_rate) for _, audio, _, sample_rate in panels]
+    top = max([plot.QUIET_DB, *(level.max() for level, _ in spectra if level.size)])
+    axes = picture.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for one, (system, _, heard, _), (level, extent) in zip(axes, panels, spectra, strict=True):
+        image = dict(aspect="auto", interpolation="nearest", origin="lower", extent=extent, cmap="magma")
+        shown = one.imshow(level, vmin=top - plot.RANGE_DB, vmax=top, **image)
+        heard = plot.legible(f"heard: {heard or '(nothing)'}", fonts, room=64)
+        one.set_title(f"{system}\n{heard}", fontsize=9, **plain)
+        one.set_xlabel("time (s)")
+        one.set_facecolor("black")  # nothing sounds after the end
+    axes[0].set_xlim(0, max(len(audio) / sample_rate for _, audio, _, sample_rate in panels) or 1)
+    axes[0].set_ylim(0, min(sample_rate for *_, sample_rate in panels) / 2000)
+    axes[0].set_ylabel("frequency (kHz)")
+    picture.colorbar(shown, ax=axes, pad=0.01, label="level (dB of full scale)")
+    return picture
+
+
+# --- in words -----------------------------------------------------------------------------------------------
+
+
+def percent(x: float) -> str:
+    """ "12.3 %"."""
+    return f"{100 * x:.1f} %"
+
+
+def bounds(found: dict[str, float]) -> str:
+    """An interval in percent or points."""
+    return f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+
+
+def in_words(result: dict) -> str:
+    """The result as text: what was heard, and a table with a row a voice and system."""
+    rows = []
+    for voice, heard in result["voices"].items():
+        for system, one in heard.items():
+            more = one.get("more_than_source")
+            rows.append(
+                [
+                    f"{voice}, {system}",
+                    percent(one["word_errors"]["value"]),
+                    bounds(one["word_errors"]),
+                    f"{100 * more['value']:+.1f}" if more else "-",
+                    bounds(more) if more else "-",
+                    short(one["audio_s"]),
+                    short(one["real_time_factor"]) if "real_time_factor" in one else "-",
+                    percent(one["cut"]) if "cut" in one else "-",
+                ]
+            )
+    header = ["voice, system", "words wrong", "95 %", "points above source", "95 %", "audio s"]
+    parts = [
+        f"{ceiling.counted(result['sentences'], 'sentence')} of {result['words']} words, heard by "
+        f"{result['recogniser']} on {ceiling.in_words(result['machine'])}. "
+        f"Real-time factor: seconds of work a second of sound, in batches of {BATCH}. "
+        "Cut: sentences that did not end by themselves.",
+        table([*header, "real-time factor", "cut"], rows),
+        *(f"Left out: {reason}." for reason in result["left_out"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and print the line of JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.intelligibility",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", metavar="DIR", help="another one than the built-in (or a Hub id)")
+    parser.add_argument("--sentences", metavar="FILE", type=Path, default=EVERYDAY, help="one a line")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first sentences")
+    formats = f"of {','.join(FORMATS)}"
+    parser.add_argument("--formats", metavar="A,B", default="float32,int8,int4", help=formats)
+    parser.add_argument("--voices", metavar="A,B", default=",".join(one.name for one in SPEAKERS))
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="where to put a picture a voice")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the first sentence (0)")
+    parser.add_argument("--device", help="cpu or cuda (the best there is)")
+    options = parser.parse_args(arguments)
+    try:
+        options.device = pick_device(options.device)
+        options.texts = sentences(options.sentences)[: options.limit]
+        if options.plots:
+            plotting()
+            options.plots.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    if not options.texts or (options.limit is not None and options.limit < 1):
+        parser.error("there is nothing to say")
+    options.voices = options.voices.split(",")
+    options.formats = options.formats.split(",")
+    for name in options.formats:
+        if name not in FORMATS:
+            parser.error(f"--formats: {name!r} is not one of {', '.join(FORMATS)}")
+    if options.device.type != "cpu" and "int4" in options.formats:
+        options.formats.remove("int4")  # for the CPU alone
+    if not options.formats:
+        parser.error("--formats: int4 is for the CPU")
+    result = measure(options)
+    print(in_words(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
