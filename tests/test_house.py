@@ -17,6 +17,7 @@ ORDER = [
     "weights_convert.suno",
     "weights_convert.encodec",
     "weights_convert.huggingface",
+    "barklite.english",
     "barklite.tokenizer",
     "barklite.gpt",
     "barklite.fine",
@@ -31,10 +32,10 @@ ORDER = [
     "barklite.stream",
     "barklite.sentences",
     "barklite.inputs",
+    "barklite.quantize",
     "barklite.layouts",
     "barklite.checkpoint",
     "barklite.hub",
-    "barklite.quantize",
     "barklite.graphs",
     "barklite.compile",
     "barklite.plot",
@@ -55,6 +56,19 @@ ORDER = [
     "barklite.compat.modeling",
     "barklite.compat.whole",
     "barklite.compat",
+    "barklite.training.data",
+    "barklite.training.loop",
+    "barklite.training.spectrum",
+    "barklite.training.quantizer",
+    "barklite.training.codec",
+    "barklite.training.tokens",
+    "barklite.training.texts",
+    "barklite.training.speech",
+    "barklite.training.spoken",
+    "barklite.training.recipe",
+    "barklite.training.steps",
+    "barklite.training",
+    "barklite.training.__main__",
     "barklite",
     "barklite.__main__",
     "weights_convert.__main__",
@@ -81,7 +95,8 @@ def imports(name: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, (package if node.level else "", node.module)))
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join(filter(None, (*parents, node.module)))
             found |= {
                 f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base for alias in node.names
             }

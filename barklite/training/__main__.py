@@ -1,0 +1,127 @@
+"""The command `python -m barklite.training`; `steps` says what each of its commands does."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+DESCRIPTION = """Train Bark.
+
+  voice      everything for the built-in voice: data, codec, token models, export
+             (WordNet and espeak-ng must be installed)
+  prepare    make a corpus of a folder of recordings: a.wav, a.txt, and a.npz with `semantic` (N,)
+  quantizer, tokens, decoder, encoder
+             the codec: codebooks, the corpus's codes, codes to sound, sound to codes
+  codec      these four
+  semantic, coarse, fine
+             the three token models (on several GPUs: torchrun)
+  export     write DIR/checkpoint, for Bark.from_pretrained
+
+Each step keeps its state in DIR; start it again to go on after an interruption."""
+NUMBERS = ("steps", "batch_size", "lr", "muon_lr", "seed", "save_every")
+HERE = ("device", "dtype", "compile")
+TAKES = {  # the options of each command beside --out
+    "voice": ("without", *HERE),
+    "prepare": ("config", "init"),
+    "codec": (*NUMBERS, *HERE),
+    "quantizer": ("steps", "batch_size", "seed", "device"),
+    "tokens": ("init", "device"),
+    **dict.fromkeys(("decoder", "encoder", "semantic", "coarse", "fine"), ("init", *NUMBERS, *HERE)),
+    "export": ("init", "dtype"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command: exit status 0, 1 for an error, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        "python -m barklite.training",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", choices=TAKES, metavar="COMMAND")
+    parser.add_argument("folder", nargs="?", help="of prepare: where the recordings are")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", type=Path, help="where all steps keep their files"
+    )
+    parser.add_argument(
+        "--init",
+        metavar="CHECKPOINT",
+        help="a checkpoint in any layout: gives the sizes (prepare), codes (tokens), weights to begin with, "
+        "or what was not trained (export)",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="of prepare: a config.json with other sizes, its tokenizer beside it"
+    )
+    parser.add_argument("--without", metavar="FILE", help="of voice: sentences to leave out, one a line")
+    parser.add_argument("--steps", type=int, help="instead of the built-in voice's; likewise those below")
+    parser.add_argument("--batch-size", type=int, help="of each process")
+    parser.add_argument("--lr", type=float, help="of AdamW")
+    parser.add_argument("--muon-lr", type=float, help="of Muon; 0 leaves everything to AdamW")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--save-every", type=int, metavar="STEPS")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument(
+        "--dtype",
+        help="of the arithmetic: float32 or bfloat16 (default: bfloat16); of export, of the files: float32, "
+        "float16 or int8 (default: float16)",
+    )
+    parser.add_argument("--compile", action="store_true", default=None, help="compile the model")
+    options = parser.parse_args(arguments)
+    if (options.command == "prepare") != (options.folder is not None):
+        parser.error("prepare, and only prepare, takes a folder of recordings")
+    if options.config and options.init:
+        parser.error("--config or --init, not both")
+    for name in ("init", "config", "without", *NUMBERS, *HERE):
+        if getattr(options, name) is not None and name not in TAKES[options.command]:
+            parser.error(f"{options.command} takes no --{name.replace('_', '-')}")
+    try:
+        run(options)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"barklite.training: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the command says. ValueError, OSError or ImportError for what it cannot."""
+    import torch
+
+    from . import steps
+    from .loop import machine
+    from .recipe import SETTINGS, Recipe
+
+    command, directory = options.command, options.out
+    if command == "prepare":
+        steps.prepare_folder(directory, options.folder, options.config, options.init)
+        return
+    if command == "export":
+        kinds = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+        if (dtype := options.dtype or "float16") not in kinds:
+            raise ValueError(f"dtype is {dtype!r}; files hold {', '.join(kinds)}")
+        print(steps.export(directory, dtype=kinds[dtype], init=options.init))
+        return
+    given = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
+    with machine(options.device, options.dtype or "bfloat16", bool(options.compile)) as here:
+        if here.world > 1 and command not in ("semantic", "coarse", "fine"):
+            raise ValueError("torchrun is for semantic, coarse and fine: the other steps take one process")
+        if command == "voice":
+            without = ()
+            if options.without:
+                without = Path(options.without).read_text(encoding="utf-8").splitlines()
+            print(steps.voice(directory, here, Recipe(), without))
+            return
+        for step in ("quantizer", "tokens", "decoder", "encoder") if command == "codec" else (command,):
+            if step == "tokens":
+                steps.extract(directory, here, options.init)
+            elif step == "quantizer":
+                steps.quantizer(directory, replace(SETTINGS[step], **given), here)
+            else:
+                steps.train(directory, step, replace(SETTINGS[step], **given), here, options.init)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

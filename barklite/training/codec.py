@@ -1,0 +1,195 @@
+"""Training the codec. What its latents mean is fixed (`spectrum.latents`), so its parts are trained singly.
+
+1. The quantiser: codebooks of the latents of all recordings. Codes are then known, and the token models need
+   not wait for a decoder.
+2. The decoder: from the codes' vectors to the sound, on random numbers of codebooks (quantiser dropout), by a
+   spectral loss and, as pulses lie on a grid, a little of the waveform itself.
+3. The encoder, which only `Bark.encode` needs: from the sound to the latents, by regression.
+
+Axes: B batch, K codebooks, T frames.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..atomic import write_bytes
+from ..codec import Codec
+from ..config import BarkConfig, CodecConfig
+from ..inputs import first_line
+from .data import Corpus
+from .loop import Loss, Machine, Run, Settings
+from .quantizer import ResidualQuantizer
+from .spectrum import PARTS, latents, spectral_loss
+
+FILE = "quantizer.safetensors"
+FRAMES = 40  # of a training example of the decoder and the encoder
+WAVEFORM = 4.0  # weight of the waveform's distance beside the spectral loss
+
+
+def train_quantizer(
+    corpus: Corpus, config: CodecConfig, directory: Path, settings: Settings, machine: Machine
+) -> ResidualQuantizer:
+    """`quantizer.safetensors` in `directory`, made now unless it is there. ValueError without recordings."""
+    if (directory / FILE).is_file():
+        return read_quantizer(directory, config, machine)
+    if config.dimension % PARTS or config.hop % PARTS:
+        raise ValueError(f"a codec that is trained here needs a dimension and a hop that {PARTS} divides")
+    rows = [i for i in corpus.split("train", "samples") if corpus.rows[i].samples >= config.hop]
+    rows = corpus.training_rows("recordings", rows)
+    model = ResidualQuantizer(config.n_codebooks, config.codebook_size, config.dimension).to(machine.device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    lines, bar = [], tqdm(range(settings.steps), desc="quantizer", unit=" steps")
+    for step in bar:
+        rng = machine.rng(settings.seed, step)
+        vectors = [latents_of(corpus, i, config, machine) for i in rng.choice(rows, settings.batch_size)]
+        errors, revived = model.learn(torch.cat(vectors, 1).T, generator)
+        if step % settings.log_every == 0 or step == settings.steps - 1:
+            lines.append(f"{step} errors {[round(float(e), 4) for e in errors]} revived {revived}")
+            bar.set_postfix(error=f"{float(errors[-1]):.4f}", revived=revived)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_bytes(directory / "log.txt", "\n".join([*lines, ""]).encode("utf-8"))
+    write_quantizer(directory, model)
+    return model
+
+
+def write_quantizer(directory: Path, model: ResidualQuantizer) -> None:
+    """`quantizer.safetensors` in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(directory / FILE, save(state))
+
+
+def read_quantizer(directory: Path, config: CodecConfig, machine: Machine) -> ResidualQuantizer:
+    """The inverse. FileNotFoundError before there is one, ValueError for another codec's or a damaged one."""
+    path = directory / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `quantizer` first, or `tokens --init CHECKPOINT`")
+    model = ResidualQuantizer(config.n_codebooks, config.codebook_size, config.dimension)
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit config.json: {first_line(error)}") from None
+    return model.to(machine.device)
+
+
+def latents_of(corpus: Corpus, i: int, config: CodecConfig, machine: Machine) -> Tensor:
+    """Of a whole row: (dimension, T), whole frames only."""
+    T = corpus.rows[i].samples // config.hop
+    audio = torch.from_numpy(corpus.audio(i, 0, T * config.hop)).to(machine.device)
+    return latents(audio[None], config)[0]
+
+
+def codes_of_corpus(
+    corpus: Corpus, config: CodecConfig, quantizer: ResidualQuantizer, machine: Machine
+) -> Iterator[np.ndarray]:
+    """Each row's codes (K, T), by the quantiser on the true latents."""
+    for i in tqdm(range(len(corpus)), desc="tokens", unit=" rows"):
+        if corpus.rows[i].samples < config.hop:
+            yield np.zeros((config.n_codebooks, 0), np.int64)
+        else:
+            yield quantizer.encode(latents_of(corpus, i, config, machine).T).cpu().numpy()
+
+
+def codes_by_encoder(
+    corpus: Corpus, codec: Codec, machine: Machine, n_codebooks: int
+) -> Iterator[np.ndarray]:
+    """Each row's codes by a codec's own encoder: for a checkpoint that is to be fine-tuned."""
+    codec = codec.to(machine.device)
+    with torch.no_grad():
+        for i in tqdm(range(len(corpus)), desc="tokens", unit=" rows"):
+            audio = torch.from_numpy(corpus.audio(i)).to(machine.device)
+            yield codec.encode(audio[None], n_codebooks)[0].cpu().numpy()
+
+
+def crops(
+    corpus: Corpus, rows: list[int], hop: int, n: int, frames: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """n random places (row, first frame) with `frames` frames of sound behind them, each equally likely. All
+    rows are as long as that.
+    """
+    lengths = np.array([corpus.rows[i].samples // hop - frames + 1 for i in rows])
+    picked = rng.choice(len(rows), n, p=lengths / lengths.sum())
+    return [(rows[i], int(rng.integers(lengths[i]))) for i in picked]
+
+
+def croppable(corpus: Corpus, hop: int) -> dict[str, list[int]]:
+    """The rows of "train" and "validation" that an example can be cut from. ValueError if there are none."""
+    rows = {
+        which: [i for i in corpus.split(which, "samples") if corpus.rows[i].samples // hop >= FRAMES]
+        for which in ("train", "validation")
+    }
+    corpus.training_rows(f"recordings of at least {FRAMES} frames", rows["train"])
+    return rows
+
+
+def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: ResidualQuantizer) -> None:
+    """From the codes' vectors to the sound: `run.model` is a `codec.decoder`."""
+    codec, codes = config.codec, corpus.codes()
+    books = quantizer.codebooks.to(run.machine.device)
+    least, most = config.tokens.n_coarse, codec.n_codebooks
+    rows = croppable(corpus, codec.hop)
+
+    def example(
+        model: nn.Module, which: str, rng: np.random.Generator, n: int, K: int
+    ) -> tuple[Tensor, Tensor]:
+        places = crops(corpus, rows[which], codec.hop, n, FRAMES, rng)
+        audio = [corpus.audio(i, t * codec.hop, (t + FRAMES) * codec.hop) for i, t in places]
+        target = torch.from_numpy(np.stack(audio)).to(books.device)
+        part = np.stack([codes[i][:K, t : t + FRAMES] for i, t in places])  # (B, K, T)
+        z = embedded(torch.from_numpy(part).to(books.device), books)
+        return model(z).squeeze(1).float(), target
+
+    def loss(model: nn.Module, rng: np.random.Generator) -> Loss:
+        K = most if rng.random() < 0.5 else int(rng.integers(least, most + 1))
+        audio, target = example(model, "train", rng, run.settings.batch_size, K)
+        spectral = spectral_loss(audio, target, codec.sample_rate)
+        waveform = F.l1_loss(audio, target)
+        return spectral + WAVEFORM * waveform, {"spectral": spectral, "waveform": waveform}
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        if not rows["validation"]:
+            return {}
+        result = {}
+        for K in (least, most):
+            pair = example(model, "validation", np.random.default_rng(0), 16, K)
+            result[f"spectral_{K}"] = float(spectral_loss(*pair, codec.sample_rate))
+        return result
+
+    run.train(loss, validate)
+
+
+def embedded(codes: Tensor, books: Tensor) -> Tensor:
+    """(B, K, T) -> the sum of the codes' vectors (B, dimension, T)."""
+    z = sum(books[k][codes[:, k]] for k in range(codes.shape[1]))
+    return z.transpose(1, 2)
+
+
+def train_encoder(corpus: Corpus, config: BarkConfig, run: Run) -> None:
+    """From the sound to the latents: `run.model` is a `codec.encoder`."""
+    codec, device = config.codec, run.machine.device
+    rows = croppable(corpus, codec.hop)
+
+    def error(model: nn.Module, which: str, rng: np.random.Generator, n: int) -> Tensor:
+        places = crops(corpus, rows[which], codec.hop, n, FRAMES, rng)
+        audio = [corpus.audio(i, t * codec.hop, (t + FRAMES) * codec.hop) for i, t in places]
+        sound = torch.from_numpy(np.stack(audio)).to(device)
+        ours = model(sound[:, None]).float()
+        return F.mse_loss(ours[..., 4:-1], latents(sound, codec)[..., 4:-1])  # ends see less than they would
+
+    def loss(model: nn.Module, rng: np.random.Generator) -> Loss:
+        return error(model, "train", rng, run.settings.batch_size), {}
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        if not rows["validation"]:
+            return {}
+        return {"loss": float(error(model, "validation", np.random.default_rng(0), 16))}
+
+    run.train(loss, validate)

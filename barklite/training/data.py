@@ -1,0 +1,242 @@
+"""A corpus on disk: what every step of training reads.
+
+`DIR/data` holds `rows.jsonl`, a line an utterance (text, speaker, samples, semantic tokens), and beside it
+the utterances' arrays one after the other, mapped when read: `audio.i16` (int16 at the codec's rate),
+`semantic.u16`, `spans.u16` and, once the codec is trained, `codes.u16` (frame by frame).
+An utterance may lack sound (it trains the semantic model only) or semantic tokens (codec and fine only).
+Every 50th row, from the first on, is kept from training.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import write_bytes
+from ..inputs import mono
+
+ARRAYS = {"audio": "i2", "semantic": "u2", "spans": "u2"}
+VALIDATION = 50  # every 50th row is kept from training
+MOST = 2**16  # ids are kept in 16 bits
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance. samples and semantic are lengths; spans is 0 or `semantic`."""
+
+    text: str
+    speaker: str = ""
+    samples: int = 0
+    semantic: int = 0
+    spans: int = 0
+
+
+class Writer:
+    """Appends utterances, in a `with` block whose good end makes the corpus whole: its index is written last.
+
+    Without that, whatever was added is no corpus yet.
+    """
+
+    def __init__(self, directory: Path):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.rows = directory, []
+        (directory / "rows.jsonl").unlink(missing_ok=True)  # of a corpus that is written anew
+        self._files = {name: open(_file(directory, name), "wb") for name in ARRAYS}  # noqa: SIM115
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        for file in self._files.values():
+            file.close()
+        if kind is None:
+            lines = "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
+            write_bytes(self.directory / "rows.jsonl", lines.encode("utf-8"))
+
+    def add(
+        self,
+        text: str,
+        speaker: str = "",
+        audio: np.ndarray | None = None,
+        semantic: np.ndarray | None = None,
+        spans: np.ndarray | None = None,
+    ) -> None:
+        """audio: float (samples,) in [-1, 1] at the codec's rate. semantic: (N,) ids below 65536.
+
+        spans: (N, 2), the first and last text token that each semantic token speaks, to guide attention.
+        ValueError for another shape or range.
+        """
+        if spans is not None and (semantic is None or spans.shape != (len(semantic), 2)):
+            raise ValueError(f"{text!r}: spans must have shape (semantic tokens, 2), not {spans.shape}")
+        if semantic is not None and np.ndim(semantic) != 1:
+            raise ValueError(f"{text!r}: semantic must have shape (N,), not {np.shape(semantic)}")
+        values = {"semantic": semantic, "spans": spans}
+        for name, value in values.items():
+            if value is not None and len(value) and not 0 <= np.min(value) <= np.max(value) < MOST:
+                raise ValueError(f"{text!r}: {name} has values outside 0 .. {MOST - 1}")
+        if audio is not None:
+            if np.ndim(audio) != 1 or not np.isfinite(audio).all():
+                raise ValueError(f"{text!r}: audio must be finite numbers of shape (samples,)")
+            values["audio"] = np.clip(np.round(np.asarray(audio) * 32767), -32768, 32767)
+        for name, value in values.items():
+            if value is not None:
+                self._files[name].write(np.ascontiguousarray(value, ARRAYS[name]).tobytes())
+        lengths = {name: 0 if value is None else len(value) for name, value in values.items()}
+        lengths["samples"] = lengths.pop("audio", 0)
+        self.rows.append(Row(text, speaker, **lengths))
+
+
+class Corpus:
+    """Rows and their arrays, mapped. FileNotFoundError, or ValueError for files that do not fit together."""
+
+    def __init__(self, directory: Path):
+        index = directory / "rows.jsonl"
+        if not index.is_file():
+            raise FileNotFoundError(f"{directory} holds no corpus: run `prepare` first")
+        self.directory = directory
+        try:
+            lines = index.read_text(encoding="utf-8").splitlines()
+            self.rows = [Row(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{index} is damaged ({error}): prepare the data again") from None
+        lengths = {
+            "audio": [row.samples for row in self.rows],
+            "semantic": [row.semantic for row in self.rows],
+            "spans": [2 * row.spans for row in self.rows],
+        }
+        self._ends = {name: np.cumsum([0, *n]) for name, n in lengths.items()}
+        self._arrays = {name: self._map(name, dtype) for name, dtype in ARRAYS.items()}
+
+    def _map(self, name: str, dtype: str) -> np.ndarray:
+        path, size = _file(self.directory, name), int(self._ends[name][-1])
+        if not path.is_file() or path.stat().st_size != size * 2:
+            raise ValueError(f"{path} does not fit rows.jsonl: prepare the data again")
+        return np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _part(self, name: str, i: int) -> np.ndarray:
+        return self._arrays[name][self._ends[name][i] : self._ends[name][i + 1]]
+
+    def audio(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 (samples,), or a part of it."""
+        return self._part("audio", i)[start:stop].astype(np.float32) / 32767
+
+    def semantic(self, i: int) -> np.ndarray:
+        """int64 (N,)."""
+        return self._part("semantic", i).astype(np.int64)
+
+    def spans(self, i: int) -> np.ndarray | None:
+        """int64 (N, 2), None where the row has none."""
+        return self._part("spans", i).astype(np.int64).reshape(-1, 2) if self.rows[i].spans else None
+
+    def split(self, which: str, *needs: str) -> list[int]:
+        """Rows of "train" or "validation" that have all of `needs`: "samples", "semantic", "spans".
+
+        A corpus of one row trains with it.
+        """
+        return [
+            i
+            for i, row in enumerate(self.rows)
+            if (i % VALIDATION == 0 and len(self.rows) > 1) == (which == "validation")
+            and all(getattr(row, need) for need in needs)
+        ]
+
+    def training_rows(self, what: str, rows: list[int]) -> list[int]:
+        """`rows`, unless there are none: ValueError saying that `what` is missing."""
+        if not rows:
+            raise ValueError(
+                f"{self.directory} has no {what} to train on "
+                f"(every {VALIDATION}th row, from the first on, is kept from training)"
+            )
+        return rows
+
+    def write_codes(self, codes: Iterator[np.ndarray], n_codebooks: int) -> None:
+        """Keep each row's codes, (K, T), T = 0 without sound, in the order of rows."""
+        frames, parts = [], []
+        for array in codes:
+            parts.append(np.ascontiguousarray(array.T, "u2"))
+            frames.append(array.shape[1])
+        write_bytes(_file(self.directory, "codes"), b"".join(part.tobytes() for part in parts))
+        description = {"n_codebooks": n_codebooks, "frames": frames}
+        write_bytes(self.directory / "codes.json", json.dumps(description).encode("utf-8"))
+
+    def codes(self) -> list[np.ndarray]:
+        """Every row's codes, int64 (K, T). FileNotFoundError before the `tokens` step, ValueError for
+        those of another corpus.
+        """
+        path = self.directory / "codes.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.directory} has no codes: run `tokens` first")
+        description = json.loads(path.read_text(encoding="utf-8"))
+        K, frames = description["n_codebooks"], description["frames"]
+        flat = np.fromfile(_file(self.directory, "codes"), "u2")
+        if len(frames) != len(self.rows) or flat.size != K * sum(frames):
+            raise ValueError(f"{path} does not fit the corpus: run `tokens` again")
+        flat, ends = flat.reshape(-1, K), np.cumsum(frames)[:-1]
+        return [np.ascontiguousarray(part.T, dtype=np.int64) for part in np.split(flat, ends)]
+
+
+def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[dict]:
+    """What a folder of recordings holds, as `Writer.add` takes it: `a.wav` at any rate, its text `a.txt` and,
+    where there is one, `a.npz` with `semantic` (N,) and perhaps `spans` (N, 2). A recording in a subfolder
+    has that name as its speaker. FileNotFoundError for a missing text, ValueError for a file that is not what
+    it should be.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".wav")
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no .wav files")
+    for path in paths:
+        speaker = path.parent.relative_to(folder).as_posix()
+        row = {"text": read_text(path.with_suffix(".txt")), "speaker": "" if speaker == "." else speaker}
+        try:
+            row["audio"] = mono(path, None, sample_rate).numpy()
+        except ValueError as error:
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        if not len(row["audio"]):
+            raise ValueError(f"{path} has no sound")
+        tokens = path.with_suffix(".npz")
+        if tokens.is_file():
+            row.update(read_semantic(tokens))
+        yield row
+
+
+def read_text(path: Path) -> str:
+    """A recording's text. FileNotFoundError, or ValueError where it is not UTF-8 or empty."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: each recording needs its text")
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    if not text:
+        raise ValueError(f"{path} is empty: it must say what is spoken")
+    return text
+
+
+def read_semantic(path: Path) -> dict[str, np.ndarray]:
+    """`semantic`, int64 (N,), and `spans` (N, 2) if there, of an `.npz`. ValueError for anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("semantic", "spans") if name in archive.files}
+    except Exception as error:
+        raise ValueError(f"{path} is not a whole .npz file: {error}") from None
+    for name, ndim in (("semantic", 1), ("spans", 2)):
+        array = arrays.get(name)
+        if array is None and name == "spans":
+            continue
+        if array is None or array.dtype.kind not in "iu" or array.ndim != ndim or (array < 0).any():
+            shape = {"semantic": "(N,)", "spans": "(N, 2)"}[name]
+            raise ValueError(f"{path} needs {name}: whole numbers of at least 0, of shape {shape}")
+    if "spans" in arrays and arrays["spans"].shape != (len(arrays["semantic"]), 2):
+        raise ValueError(f"{path}: spans must have shape ({len(arrays['semantic'])}, 2), as many as semantic")
+    return arrays
+
+
+def _file(directory: Path, name: str) -> Path:
+    return directory / f"{name}.{'i16' if name == 'audio' else 'u16'}"

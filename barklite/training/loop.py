@@ -1,0 +1,321 @@
+"""The one training loop, of every model: steps that depend on nothing but the seed and their number, so that
+a run that was interrupted goes on exactly as if it had not been.
+
+A model's directory holds `last.pt` (weights, optimizers, step), `log.jsonl` (a line every few steps) and
+`loss.png`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..atomic import write_bytes, writing
+from ..inputs import first_line, pick_device
+
+Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and what is worth logging
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one model is trained. The learning rate rises over `warmup` steps, stays, and falls to nothing over
+    the last `decay` (a share) of all steps: a run may be cut shorter as long as that has not begun.
+
+    ValueError for settings that nothing can be trained with.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    lr: float = 3e-3  # of AdamW
+    muon_lr: float = 0.02  # of Muon (Jordan, 2024), for the hidden matrices of the transformers; 0: AdamW
+    warmup: int = 50
+    decay: float = 0.5
+    clip: float = 1.0  # the gradient's norm
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "muon_lr", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+
+    def factor(self, step: int) -> float:
+        """The learning rate's, at a step that counts from 0."""
+        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return min(1.0, (step + 1) / self.warmup, max(left, 0.02))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where training runs: process `rank` of `world`, one a GPU, when torchrun started them (`machine`)."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None  # of autocast; None: float32
+    compile: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Matrix products in `dtype`; the parameters stay float32."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def rng(self, seed: int, step: int) -> np.random.Generator:
+        """The only source of a step's choices; each process has its own."""
+        return np.random.default_rng((seed, step, self.rank))
+
+
+@contextlib.contextmanager
+def machine(device: str | None, dtype: str | None, compile: bool = False) -> Iterator[Machine]:
+    """This process's part: under torchrun one of several (gloo on CPUs, NCCL on GPUs), else the only one.
+
+    device: None is CUDA where there is one. ValueError for a device or dtype that cannot be had.
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtypes = {None: None, "float32": None, "bfloat16": torch.bfloat16}
+    if dtype not in dtypes:
+        raise ValueError(f"dtype is {dtype!r}; training computes in float32 or bfloat16")
+    if "LOCAL_RANK" not in os.environ:
+        yield Machine(pick_device(kind), dtypes[dtype], compile)
+        return
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if kind == "cuda":
+        kind = f"cuda:{os.environ['LOCAL_RANK']}"
+    place = pick_device(kind)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    torch.distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Machine(place, dtypes[dtype], compile, rank, world)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices within transformer blocks, AdamW for everything else. ValueError where PyTorch
+    has no Muon yet.
+    """
+    hidden = [p for name, p in model.named_parameters() if name.startswith("h.") and p.ndim == 2]
+    if not settings.muon_lr or not hidden:
+        return [torch.optim.AdamW(model.parameters(), settings.lr, betas=(0.9, 0.95), weight_decay=0.0)]
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(
+            f"Muon needs PyTorch 2.9 and this is {torch.__version__}: "
+            "update it, or leave everything to AdamW with --muon-lr 0"
+        )
+    inside = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    return [
+        torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(hidden, settings.muon_lr, weight_decay=0.01),
+    ]
+
+
+@dataclass
+class Run:
+    """One model on its way: `train` moves it on, and its directory always holds a whole state.
+
+    Where that holds a state already, the run goes on from it, and the model's own weights do not count.
+    ValueError for a state that is damaged or another model's.
+    """
+
+    directory: Path
+    model: nn.Module
+    settings: Settings
+    machine: Machine
+    step: int = 0
+    optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.model.to(self.machine.device)
+        self.optimizers = optimizers(self.model, self.settings)
+        self._rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
+        path = self.directory / "last.pt"
+        if path.is_file():
+            self._take(path, read_state(path))
+        if self.machine.rank == 0:
+            trim_log(self.directory, self.step)
+
+    def _take(self, path: Path, state: dict) -> None:
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise ValueError(
+                f"{path} was trained with other optimizers: give the same --muon-lr, 0 or not, again"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} is another model's state: {first_line(error)}") from None
+        self.step = state["step"]
+
+    def train(
+        self,
+        loss: Callable[[nn.Module, np.random.Generator], Loss],
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    ) -> None:
+        """Go on until `settings.steps`. loss(model, rng) of one batch; validate(model) with each save.
+
+        ValueError when the gradients of `settings.log_every` steps in a row were not finite.
+        """
+        settings, chief = self.settings, self.machine.rank == 0
+        model = self._wrapped()
+        bar = tqdm(
+            total=settings.steps,
+            initial=self.step,
+            desc=self.directory.name,
+            unit=" steps",
+            disable=not chief,
+        )
+        seen: dict[str, list[Tensor]] = {}  # on the model's device: to read them would wait for it
+        n, skipped, since = 0, 0, time.perf_counter()
+        while self.step < settings.steps:
+            self._set_rate()
+            with self.machine.autocast():
+                value, numbers = loss(model, self.machine.rng(settings.seed, self.step))
+            value.backward()
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+            skipped = 0 if bool(norm.isfinite()) else skipped + 1
+            if not skipped:  # a step that overflowed is left out
+                for optimizer in self.optimizers:
+                    optimizer.step()
+            elif skipped == settings.log_every:
+                bar.close()
+                raise ValueError(
+                    f"{self.directory.name}: the gradients of {skipped} steps in a row are not finite: "
+                    "lower --lr, or give --dtype float32"
+                )
+            self.model.zero_grad(set_to_none=True)
+            self.step, n = self.step + 1, n + 1
+            for name, number in {"loss": value, **numbers}.items():
+                seen.setdefault(name, []).append(number.detach())
+            bar.update()
+            last = self.step == settings.steps
+            save = last or self.step % settings.save_every == 0
+            if not save and self.step % settings.log_every:
+                continue
+            if chief:
+                line = {"step": self.step}
+                line.update({name: _mean(some) for name, some in seen.items()})
+                line["seconds_a_step"] = (time.perf_counter() - since) / n
+                if save and validate is not None:
+                    line.update({f"validation_{k}": v for k, v in self._validated(validate).items()})
+                self._log(line)
+                bar.set_postfix({k: f"{v:.3f}" for k, v in line.items() if k.endswith("loss")})
+                if save:
+                    self._save()
+            seen, n, since = {}, 0, time.perf_counter()
+        bar.close()
+        if chief:
+            plot(self.directory)
+
+    def _wrapped(self) -> nn.Module:
+        model = self.model.train()
+        if self.machine.compile:
+            model = torch.compile(model, dynamic=True)
+        if self.machine.world > 1:
+            model = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        return model
+
+    def _set_rate(self) -> None:
+        factor = self.settings.factor(self.step)
+        for optimizer, rates in zip(self.optimizers, self._rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+
+    @torch.no_grad()
+    def _validated(self, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+        self.model.eval()
+        with self.machine.autocast():
+            numbers = validate(self.model)
+        self.model.train()
+        return numbers
+
+    def _log(self, line: dict[str, float]) -> None:
+        with open(self.directory / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(_line(line))
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+        }
+        with writing(self.directory / "last.pt") as file:
+            torch.save(state, file)
+
+
+def read_state(path: Path) -> dict:
+    """A `last.pt`, on the CPU: "model" and "optimizers" (state dicts), "step". ValueError for damage."""
+    data = io.BytesIO(path.read_bytes())
+    try:
+        state = torch.load(data, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle gives any of the loader's errors
+        raise ValueError(f"{path} is damaged ({first_line(error)}): remove it to begin anew") from None
+    if not isinstance(state, dict) or not {"model", "optimizers", "step"} <= state.keys():
+        raise ValueError(f"{path} is no state of a training run")
+    return state
+
+
+def read_log(directory: Path) -> list[dict[str, float]]:
+    """The lines of a run's log, by step; of steps that were computed twice, the later ones."""
+    path = directory / "log.jsonl"
+    lines = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # cut off when the machine stopped
+            line = json.loads(text)
+            lines[line["step"]] = line
+    return [lines[step] for step in sorted(lines)]
+
+
+def trim_log(directory: Path, step: int) -> None:
+    """Drop what the log says of steps after `step`: they will be computed again."""
+    path = directory / "log.jsonl"
+    if path.is_file():
+        kept = "".join(_line(line) for line in read_log(directory) if line["step"] <= step)
+        write_bytes(path, kept.encode("utf-8"))
+
+
+def _mean(numbers: list[Tensor]) -> float:
+    return sum(torch.stack(numbers).tolist()) / len(numbers)
+
+
+def _line(numbers: dict[str, float]) -> str:
+    return json.dumps({name: round(number, 5) for name, number in numbers.items()}) + "\n"
+
+
+def plot(directory: Path) -> None:
+    """Draw `loss.png` from the log. Without matplotlib there is none."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    lines = read_log(directory)
+    names = [name for name in ("loss", "validation_loss") if any(name in line for line in lines)]
+    if not names:
+        return
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        axes.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+    axes.set(title=directory.name, xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with writing(directory / "loss.png") as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -1,0 +1,114 @@
+"""The built-in voice in numbers: what it learns from, how large it is, how long it is trained."""
+
+from dataclasses import dataclass
+
+from ..config import (
+    BarkConfig,
+    CodecConfig,
+    FineConfig,
+    GenerationConfig,
+    GPTConfig,
+    SamplingConfig,
+    TokenConfig,
+)
+from .loop import Settings
+from .speech import Speaker
+
+# Pitches with a whole number of periods in a frame of 20 ms; each variant is the clearest one at its pitch.
+SPEAKERS = (
+    Speaker("low", "en-us+klatt4", rate=150, pitch=60, f0=100.0),
+    Speaker("high", "en-us+klatt2", rate=150, pitch=94, f0=150.0),
+)
+FRAMES_A_PHONEME = 6  # semantic tokens a phoneme; the last one repeats
+
+
+SETTINGS = {
+    "quantizer": Settings(steps=300, batch_size=64),
+    "decoder": Settings(steps=9_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
+    "encoder": Settings(steps=1_500, batch_size=8, lr=1.5e-3, muon_lr=0),
+    "semantic": Settings(steps=3_200, batch_size=16),
+    "coarse": Settings(steps=2_800, batch_size=16),
+    "fine": Settings(steps=1_200, batch_size=12),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `voice` prepares; `SETTINGS` say how long each model is trained."""
+
+    wordnet: str = "/usr/share/wordnet"
+    n_everyday: int = 24_000
+    n_aloud: int = 7_000  # texts that are also sound, the speakers in turn
+    seed: int = 0
+    size: tuple[int, int, int] = (5, 6, 192)  # layers, heads, width of each token model
+
+
+def voice_config(
+    n_text_ids: int, n_semantic_ids: int, size: tuple[int, int, int] = Recipe.size
+) -> BarkConfig:
+    """A small Bark: 50 frames a second, each one semantic token and 6 codes of 8 bits, 3 of them coarse.
+
+    Ids follow one another without gaps. A pitch of 100 or 150 Hz has whole periods in a frame.
+    """
+    codebook_size, n_coarse, n_codebooks, n_text = 256, 3, 6, 128
+    layers, heads, width = size
+    text_pad = n_semantic_ids + 1 + n_text_ids
+    coarse_pad = n_semantic_ids + n_coarse * codebook_size
+    tokens = TokenConfig(
+        text_offset=n_semantic_ids + 1,
+        text_pad=text_pad,
+        semantic_infer=text_pad + 1,
+        semantic_vocab_size=n_semantic_ids,
+        semantic_eos=n_semantic_ids,
+        n_text=n_text,
+        n_semantic_history=n_text,
+        semantic_rate=50.0,
+        coarse_pad=coarse_pad,
+        coarse_infer=coarse_pad + 1,
+        n_coarse_semantic=80,
+        n_coarse=n_coarse,
+        coarse_window=60,
+        max_coarse_history=120,
+        frame_rate=50.0,
+        n_codebooks=n_codebooks,
+        codebook_size=codebook_size,
+        fine_pad=codebook_size,
+        fine_window=256,
+        fine_hop=128,
+        max_fine_history=128,
+    )
+    shape = {"n_layer": layers, "n_head": heads, "n_embd": width}
+    most = 512  # semantic tokens a call: 10 s
+    return BarkConfig(
+        semantic=GPTConfig(
+            input_vocab_size=text_pad + 2,
+            output_vocab_size=n_semantic_ids + 1,
+            block_size=tokens.n_prompt + most,
+            **shape,
+        ),
+        coarse=GPTConfig(
+            input_vocab_size=coarse_pad + 2,
+            output_vocab_size=coarse_pad + 2,
+            block_size=tokens.n_coarse_semantic + 1 + tokens.max_coarse_history + tokens.coarse_window,
+            **shape,
+        ),
+        fine=FineConfig(vocab_size=codebook_size + 1, block_size=256, n_codes_total=n_codebooks, **shape),
+        codec=CodecConfig(
+            n_filters=12,
+            dimension=80,
+            ratios=(8, 5, 4, 3),
+            n_codebooks=n_codebooks,
+            codebook_size=codebook_size,
+            encoder=True,
+        ),
+        tokens=tokens,
+        tokenizer="english",
+        generation=GenerationConfig(
+            semantic=SamplingConfig(0.5),
+            coarse=SamplingConfig(0.3),
+            fine=SamplingConfig(0.0),
+            min_eos_p=0.5,
+            max_semantic_tokens=most,
+            max_coarse_history=tokens.max_coarse_history,
+        ),
+    )

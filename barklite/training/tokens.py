@@ -1,0 +1,361 @@
+"""Training the three token models: examples laid out as generation will ask for them, losses from the models'
+own `targets=`.
+
+Voice prompts are learned from the start: before most examples stands another utterance of the same speaker.
+Axes: B batch, T positions or frames, K codebooks, N semantic tokens.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import BarkConfig
+from ..fine import FineGPT
+from ..generate import coarse_prompt, coarse_view
+from ..gpt import GPT
+from ..tokenizer import Tokenizer
+from .data import Corpus
+from .loop import Loss, Run
+
+IGNORE = -100  # a target that is none
+PROMPTED = 0.7  # share of examples with another utterance before them
+NOISE = 0.2  # share of coarse history replaced by random codes: generation's own mistakes look like that
+GUIDE = 0.2  # weight of the attention guide
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Small matrices, smaller embeddings, and what each block adds begins at nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("c_proj.weight"):
+            parameter.zero_()
+        elif parameter.ndim == 2:
+            std = 0.02 if name.startswith("w") else 0.5 * parameter.shape[1] ** -0.5
+            parameter.normal_(std=std, generator=generator)
+
+
+@dataclass
+class Examples:
+    """What all three have in common: a corpus, its split, utterances of one speaker."""
+
+    corpus: Corpus
+    config: BarkConfig
+
+    @cached_property
+    def codes(self) -> list[np.ndarray]:
+        return self.corpus.codes()
+
+    @cached_property
+    def speakers(self) -> dict[str, list[int]]:
+        """Training rows with sound, by speaker."""
+        found: dict[str, list[int]] = {}
+        for i in self.corpus.split("train", "samples"):
+            found.setdefault(self.corpus.rows[i].speaker, []).append(i)
+        return found
+
+    def before(self, i: int, rng: np.random.Generator) -> int | None:
+        """An utterance to stand before row i, mostly."""
+        others = self.speakers.get(self.corpus.rows[i].speaker, [])
+        return int(rng.choice(others)) if others and rng.random() < PROMPTED else None
+
+
+# --- semantic -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Semantic(Examples):
+    """[text + history][infer][semantic tokens, end] (spec 4.1).
+
+    Rows that do not fit the model are left out: without text ids, with more than its slots, or with so many
+    semantic tokens that there is no room for the end. ValueError if none is left to train on.
+    """
+
+    tokenizer: Tokenizer
+
+    def __post_init__(self) -> None:
+        tokens, most = self.config.tokens, self.config.max_semantic_tokens
+        self.texts = {}
+        for which in ("train", "validation"):
+            for i in self.corpus.split(which, "semantic"):
+                ids = self.tokenizer.encode(self.corpus.rows[i].text)
+                if 0 < len(ids) <= tokens.n_text and self.corpus.rows[i].semantic < most:
+                    self.texts[i] = np.array(ids) + tokens.text_offset
+        self.rows = {  # by length, so that a batch holds rows of about one length
+            which: sorted(
+                (i for i in self.corpus.split(which, "semantic") if i in self.texts),
+                key=lambda i: self.corpus.rows[i].semantic,
+            )
+            for which in ("train", "validation")
+        }
+        what = f"rows of at most {tokens.n_text} text ids and {most - 1} semantic tokens"
+        self.corpus.training_rows(what, self.rows["train"])
+
+    def batch(self, which: str, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """text, history (B, n_text), rest and targets (B, 1 + N), spans (B, 1 + N, 2), -1 for none."""
+        tokens, rows = self.config.tokens, self.rows[which]
+        near = min(len(rows), 8 * n)
+        start = rng.integers(len(rows) - near + 1)
+        picked = rng.choice(rows[start : start + near], n)
+        lengths = [self.corpus.rows[i].semantic for i in picked]
+        text = np.full((n, tokens.n_text), tokens.text_pad)
+        history = np.full((n, tokens.n_semantic_history), tokens.semantic_eos)
+        rest = np.full((n, 1 + max(lengths)), tokens.semantic_infer)
+        targets = np.full(rest.shape, IGNORE)
+        spans = np.full((*rest.shape, 2), -1)
+        for b, (i, N) in enumerate(zip(picked, lengths, strict=True)):
+            semantic = self.corpus.semantic(i)
+            text[b, : len(self.texts[i])] = self.texts[i]
+            rest[b, 1 : N + 1] = semantic
+            targets[b, :N], targets[b, N] = semantic, tokens.semantic_eos
+            given = self.corpus.spans(i)
+            if given is not None:
+                spans[b, :N] = given
+            if rng.random() < PROMPTED:
+                voice = self.corpus.semantic(rng.choice(self.rows["train"]))[-tokens.n_semantic_history :]
+                history[b, : len(voice)] = voice
+        return tuple(torch.from_numpy(array) for array in (text, history, rest, targets, spans))
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """The models' own loss, the logits of the answer (B, 1 + N, V) and their targets."""
+        module = getattr(model, "module", model)  # of DistributedDataParallel
+        text, history, rest, targets, _ = (t.to(module.wpe.weight.device) for t in batch)
+        embeds = torch.cat((module.wte(text) + module.wte(history), module.wte(rest)), 1)
+        nothing = targets.new_full(text.shape, IGNORE)
+        logits, loss = model(embeds=embeds, targets=torch.cat((nothing, targets), 1))
+        return loss, logits[:, text.shape[1] :], targets
+
+    def train(self, run: Run) -> None:
+        """Go on with `run`, whose model is a GPT."""
+        of = len(self.corpus.split("train", "semantic")) + len(self.corpus.split("validation", "semantic"))
+        if len(self.texts) < of and run.machine.rank == 0:
+            print(f"{of - len(self.texts)} of {of} rows do not fit the model: left out", file=sys.stderr)
+        guide = Guide(run.model, self.config.tokens.n_text)
+
+        def loss(model: nn.Module, rng: np.random.Generator) -> Loss:
+            batch = self.batch("train", run.settings.batch_size, rng)
+            value, logits, targets = self.loss(model, batch)
+            numbers = {"accuracy": accuracy(logits, targets)}
+            if (batch[-1] >= 0).any():
+                guided = guide.loss(batch[-1].to(logits.device))
+                numbers["guide"] = guided
+                value = value + GUIDE * guided
+            return value, numbers
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            if not self.rows["validation"]:
+                return {}
+            value, logits, targets = self.loss(model, self.batch("validation", 64, np.random.default_rng(0)))
+            return {"loss": float(value), "accuracy": float(accuracy(logits, targets))}
+
+        try:
+            run.train(loss, validate)
+        finally:
+            guide.close()
+
+
+class Guide:
+    """Teaches one attention head to look at the letters being spoken (after Tachibana et al., 2017, but with
+    the letters known): minus the logarithm of the attention within each token's span.
+
+    It computes that head's attention a second time, from the layer's input, which it keeps by standing before
+    the layer's `forward`: a hook would be left out of a compiled model.
+    """
+
+    def __init__(self, model: GPT, n_text: int, head: int = 0):
+        self.attention, self.n_text, self.head = model.h[len(model.h) // 2].attn, n_text, head
+        self._forward = self.attention.forward
+        self.attention.forward = self._keep
+
+    def _keep(self, x: Tensor, *rest) -> Tensor:
+        self._x = x
+        return self._forward(x, *rest)
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        del self.attention.forward
+
+    def loss(self, spans: Tensor) -> Tensor:
+        """spans (B, T, 2) of the positions from `n_text` on, -1 where there is none."""
+        x, D = self._x, self._x.shape[-1]
+        d = D // self.attention.n_head
+        weight = self.attention.c_attn.weight
+        rows = slice(self.head * d, (self.head + 1) * d)
+        q = nn.functional.linear(x[:, self.n_text :], weight[:D][rows])  # (B, T, d)
+        k = nn.functional.linear(x, weight[D : 2 * D][rows])  # (B, n_text + T, d)
+        scores = (q @ k.transpose(1, 2)).float() * d**-0.5
+        T, S = scores.shape[1:]
+        later = torch.ones(T, S, dtype=torch.bool, device=x.device).triu(S - T + 1)
+        whole = scores.masked_fill(later, -torch.inf).logsumexp(-1)
+        at = torch.arange(S, device=x.device)
+        inside = (at >= spans[..., :1]) & (at <= spans[..., 1:])
+        there = spans[..., 0] >= 0
+        part = scores.masked_fill(~inside, -1e9).logsumexp(-1)
+        return (whole - part)[there].mean()
+
+
+# --- coarse -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Coarse(Examples):
+    """[semantic window][infer][history and the window's codes, interleaved] (spec 4.2)."""
+
+    def ids(self, i: int) -> np.ndarray:
+        """A row's coarse ids, frame by frame, int64 (n_coarse * T,)."""
+        tokens = self.config.tokens
+        offsets = tokens.semantic_vocab_size + tokens.codebook_size * np.arange(tokens.n_coarse)
+        return (self.codes[i][: tokens.n_coarse] + offsets[:, None]).T.flatten()
+
+    def example(self, i: int, voice: int | None, rng: np.random.Generator) -> list[int]:
+        """The ids of one window of row i, prompt and answer, perhaps after the end of another row."""
+        tokens = self.config.tokens
+        most, R, window = tokens.max_coarse_history, tokens.coarse_per_semantic, tokens.coarse_window
+        source, ids, n, m = self.corpus.semantic(i), self.ids(i), 0, 0
+        steps = min(tokens.coarse_steps(len(source)), len(ids))
+        done = window * int(rng.integers(max(1, -(-steps // window))))
+        end = min(steps, done + window)
+        if voice is not None:
+            spoken, said = self.corpus.semantic(voice), self.ids(voice)
+            n = min(int(most / R), len(spoken), int(len(said) / R))  # of both, the same time
+            m = round(n * R) // tokens.n_coarse * tokens.n_coarse
+            source = np.concatenate((spoken[len(spoken) - n :], source))
+            ids = np.concatenate((said[len(said) - m :], ids))
+        view = coarse_view(n + round(done / R), m + done, most, tokens)
+        prompt = coarse_prompt(source.tolist(), ids[: m + done].tolist(), view, tokens)
+        return prompt + ids[m + done : m + end].tolist()
+
+    def batch(
+        self, which: str, n: int, rng: np.random.Generator, noise: float = NOISE
+    ) -> tuple[Tensor, Tensor]:
+        """ids and targets (B, T)."""
+        tokens = self.config.tokens
+        rows = self.rows[which]
+        sequences = []
+        for i in rng.choice(rows, n, p=self.weights[which]):
+            sequences.append(self.example(int(i), self.before(int(i), rng), rng))
+        T, start = max(map(len, sequences)) - 1, tokens.n_coarse_semantic
+        inputs, targets = np.full((n, T), tokens.coarse_pad), np.full((n, T), IGNORE)
+        for b, sequence in enumerate(sequences):
+            ids = np.array(sequence)
+            targets[b, start : len(ids) - 1] = ids[start + 1 :]
+            wrong = rng.random(len(ids)) < noise * (rng.random() < 0.8)  # some see no mistakes at all
+            wrong[: start + 1] = False
+            book = (ids - tokens.semantic_vocab_size) // tokens.codebook_size
+            other = tokens.semantic_vocab_size + book * tokens.codebook_size
+            ids = np.where(wrong, other + rng.integers(tokens.codebook_size, size=len(ids)), ids)
+            inputs[b, : len(ids) - 1] = ids[:-1]
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    @cached_property
+    def rows(self) -> dict[str, list[int]]:
+        """Those of "train" and "validation" with tokens of both kinds. ValueError if none is to train on."""
+        rows = {which: self.corpus.split(which, "semantic", "samples") for which in ("train", "validation")}
+        rows = {which: [i for i in some if self.codes[i].shape[1]] for which, some in rows.items()}
+        self.corpus.training_rows("rows with both semantic tokens and sound", rows["train"])
+        return rows
+
+    @cached_property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Rows count by their lengths."""
+        result = {}
+        for which, rows in self.rows.items():
+            lengths = np.array([self.codes[i].shape[1] for i in rows], dtype=np.float64)
+            result[which] = lengths / max(1.0, lengths.sum())
+        return result
+
+    def train(self, run: Run) -> None:
+        """Go on with `run`, whose model is a GPT."""
+        assert self.rows["train"]  # or it says what is missing, before the first step
+
+        def measure(model: nn.Module, inputs: Tensor, targets: Tensor) -> Loss:
+            targets = targets.to(run.machine.device)
+            logits, value = model(inputs.to(run.machine.device), targets=targets)
+            start, K = self.config.tokens.n_coarse_semantic, self.config.tokens.n_coarse
+            numbers = {}
+            for k in range(K):  # the first target is codebook 0's: histories begin with whole frames here
+                part = slice(start + k, None, K)
+                numbers[f"accuracy_{k}"] = accuracy(logits[:, part], targets[:, part])
+            return value, numbers
+
+        def loss(model: nn.Module, rng: np.random.Generator) -> Loss:
+            return measure(model, *self.batch("train", run.settings.batch_size, rng))
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            if not self.rows["validation"]:
+                return {}
+            batch = self.batch("validation", 64, np.random.default_rng(0), noise=0.0)
+            value, numbers = measure(model, *batch)
+            return {name: float(number) for name, number in {"loss": value, **numbers}.items()}
+
+        run.train(loss, validate)
+
+
+# --- fine ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Fine(Examples):
+    """A window of all codebooks; in the one to predict, only the history is known (spec 4.3)."""
+
+    @cached_property
+    def rows(self) -> dict[str, list[int]]:
+        """Those of "train" and "validation" with codes. ValueError if none is to train on."""
+        rows = {which: self.corpus.split(which, "samples") for which in ("train", "validation")}
+        rows = {which: [i for i in some if self.codes[i].shape[1]] for which, some in rows.items()}
+        self.corpus.training_rows("rows with sound", rows["train"])
+        return rows
+
+    def batch(self, which: str, n: int, codebook: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """codes (B, K, T) and targets (B, T), T the whole window."""
+        tokens = self.config.tokens
+        codes = np.full((n, tokens.n_codebooks, tokens.fine_window), tokens.fine_pad)
+        targets = np.full((n, tokens.fine_window), IGNORE)
+        for b, i in enumerate(rng.choice(self.rows[which], n)):
+            voice = self.before(int(i), rng)
+            known = 0
+            if voice is not None:
+                history = self.codes[voice][:, -tokens.max_fine_history :]
+                known = history.shape[1]
+                codes[b, :, :known] = history
+            row = self.codes[i][:, : tokens.fine_window - known]
+            T = known + row.shape[1]
+            codes[b, :codebook, known:T] = row[:codebook]
+            targets[b, known:T] = row[codebook]
+        return torch.from_numpy(codes), torch.from_numpy(targets)
+
+    def train(self, run: Run) -> None:
+        """Go on with `run`, whose model is a FineGPT."""
+        assert self.rows["train"]
+        first, device = self.config.tokens.n_coarse, run.machine.device
+
+        def loss(model: FineGPT, rng: np.random.Generator) -> Loss:
+            codebook = int(rng.integers(first, self.config.tokens.n_codebooks))
+            codes, targets = self.batch("train", run.settings.batch_size, codebook, rng)
+            logits, value = model(codebook, codes.to(device), targets=targets.to(device))
+            return value, {f"accuracy_{codebook}": accuracy(logits, targets.to(device))}
+
+        def validate(model: FineGPT) -> dict[str, float]:
+            if not self.rows["validation"]:
+                return {}
+            numbers = {"loss": 0.0}
+            for codebook in range(first, self.config.tokens.n_codebooks):
+                codes, targets = self.batch("validation", 32, codebook, np.random.default_rng(0))
+                logits, value = model(codebook, codes.to(device), targets=targets.to(device))
+                numbers["loss"] += float(value) / (self.config.tokens.n_codebooks - first)
+                numbers[f"accuracy_{codebook}"] = float(accuracy(logits, targets.to(device)))
+            return numbers
+
+        run.train(loss, validate)
+
+
+@torch.no_grad()
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of targets that are the likeliest token: a number, still on its device."""
+    there = targets != IGNORE
+    right = (logits.argmax(-1) == targets) & there
+    return right.sum() / there.sum().clamp(min=1)
