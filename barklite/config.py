@@ -297,8 +297,9 @@ class BarkConfig:
             )
 
     def fitted(self, generation: GenerationConfig) -> GenerationConfig:
-        """The same, but that Suno's default lengths mean no more than these models can; ValueError if it still
-        asks for more.
+        """The same, but Suno's default lengths mean no more than these models can.
+
+        ValueError if it still asks for more.
         """
         limits = {
             "max_semantic_tokens": self.max_semantic_tokens,

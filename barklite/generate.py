@@ -95,7 +95,7 @@ def coarse_row(
 
 
 def coarse_view(spoken: int, n_ids: int, max_history: int, tokens: TokenConfig) -> tuple[int, int]:
-    """Where the two histories begin, when semantic token `spoken` is next and `n_ids` coarse ids are there."""
+    """Where the two histories begin, if semantic token `spoken` is next and `n_ids` coarse ids are there."""
     behind = math.floor(max_history / tokens.coarse_per_semantic)
     return max(0, spoken - behind), max(0, n_ids - max_history)
 
