@@ -104,8 +104,8 @@ def voice_config(
         tokens=tokens,
         tokenizer="english",
         generation=GenerationConfig(
-            semantic=SamplingConfig(0.5),
-            coarse=SamplingConfig(0.3),
+            semantic=SamplingConfig(0.0),  # the likeliest is the clearest
+            coarse=SamplingConfig(0.2),
             fine=SamplingConfig(0.0),
             min_eos_p=0.5,
             max_semantic_tokens=most,
