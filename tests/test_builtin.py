@@ -141,10 +141,10 @@ def test_its_voices(bark, short, clip):
     assert bark.voices == voices.built_in()
     assert len(bark.voices) >= 2
     other = bark.generate(TEXT, bark.voices[1], 1, short)
-    assert not np.array_equal(other.semantic, clip.semantic)
+    assert not np.array_equal(other.codes[:, :25], clip.codes[:, :25])
     for name in bark.voices:
         voice = Voice.load(voices.BUILT_IN / "voices" / f"{name}.npz", bark.config.tokens)
-        assert len(voice.semantic) <= bark.config.tokens.n_semantic_history
+        assert 1 <= len(voice.semantic) / bark.config.tokens.semantic_rate <= 3
     given = Voice.load(voices.BUILT_IN / "voices" / f"{bark.voices[0]}.npz", bark.config.tokens)
     assert np.array_equal(bark.generate(TEXT, given, 1, short).codes, clip.codes)
 
