@@ -172,6 +172,7 @@ def test_told_to_end(native):
     process = subprocess.Popen(
         [sys.executable, "-m", "barklite", "-i", "-", "-m", native, "-o", "a.wav", "--max-seconds", "15"],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     process.stdin.write("Hello world. " * 100)
     process.stdin.close()
@@ -384,6 +385,7 @@ def test_ctrl_c(wait, native):
     process = subprocess.Popen(
         [sys.executable, "-m", "barklite", "-i", "-", "-m", native, "-o", "a.wav", "--max-seconds", "15"],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     process.stdin.write("Hello world. " * 100)
     process.stdin.close()
