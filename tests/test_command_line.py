@@ -172,7 +172,6 @@ def test_told_to_end(native):
     process = subprocess.Popen(
         [sys.executable, "-m", "barklite", "-i", "-", "-m", native, "-o", "a.wav", "--max-seconds", "15"],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     process.stdin.write("Hello world. " * 100)
     process.stdin.close()
@@ -385,7 +384,7 @@ def test_ctrl_c(wait, native):
     process = subprocess.Popen(
         [sys.executable, "-m", "barklite", "-i", "-", "-m", native, "-o", "a.wav", "--max-seconds", "15"],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     )  # fmt: skip
     process.stdin.write("Hello world. " * 100)
     process.stdin.close()
