@@ -12,7 +12,6 @@ from pathlib import Path
 
 from . import atomic
 from .config import TokenConfig
-from .english import spell_out
 
 MAX_WORD = 100  # a longer word is one [UNK]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -107,6 +106,8 @@ class English(SentencePiece):
     """
 
     def encode(self, text: str) -> list[int]:
+        from .english import spell_out  # here, for its rules take a while to prepare
+
         return super().encode(spell_out(text))
 
 

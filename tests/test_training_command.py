@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from barklite import Bark, BarkConfig, GenerationConfig
 from barklite.training import loop, recipe, spoken, steps
 from barklite.training.__main__ import main
 from barklite.training.data import Corpus
 from barklite.training.loop import Machine, Run, Settings, read_log, read_state
+from benchmarks import losses
 from tests import builders, sounds
 
 CPU = Machine(torch.device("cpu"))
@@ -99,6 +101,30 @@ def test_the_export_speaks(finished, capsys):
         "high.npz",
         "low.npz",
     ]
+
+
+def test_the_formats_of_the_export(finished, capsys):
+    """int8 is for matrices of the token models only; the fixture's own export comes back at the end."""
+    kinds = {"float32": {torch.float32}, "int8": {torch.int8, torch.float16, torch.float32}}
+    for dtype, expected in kinds.items():
+        assert run("export", "--out", finished, "--dtype", dtype) == 0
+        stored = {
+            name: load_file(finished / "checkpoint" / f"{name}.safetensors") for name in ("coarse", "codec")
+        }
+        assert {tensor.dtype for tensor in stored["coarse"].values()} == expected
+        codec = {torch.float16} if dtype == "int8" else {torch.float32}
+        assert {tensor.dtype for tensor in stored["codec"].values()} == codec
+    assert "files hold float32, float16, int8" in error(capsys, "export", "--out", finished, "--dtype", "x")
+    assert run("export", "--out", finished) == 0
+
+
+def test_losses_are_drawn(finished, tmp_path):
+    assert set(losses.logs(finished)) == set(MODELS)
+    losses.draw(losses.logs(finished), tmp_path / "losses.png")
+    assert (tmp_path / "losses.png").read_bytes()[:4] == b"\x89PNG"
+    assert set(losses.logs(ROOT / "benchmarks" / "training")) == set(MODELS)  # the built-in voice's own
+    with pytest.raises(FileNotFoundError, match="holds no logs"):
+        losses.logs(tmp_path)
 
 
 def test_the_export_is_what_was_trained(finished):
