@@ -31,13 +31,13 @@ from barklite.clip import plotting
 from barklite.inputs import pick_device
 from barklite.training.recipe import SPEAKERS
 from barklite.training.speech import Speaker, espeak, speak
+from barklite.training.texts import HELD_OUT
 
 from . import ceiling, systems
 from .jobs import note, rounded
 from .report import short, table
 from .systems import FORMATS
 
-EVERYDAY = Path(__file__).with_name("everyday.txt")
 BATCH = 8  # sentences spoken at a time
 RESAMPLES = 2000  # of the bootstrap
 
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="another one than the built-in (or a Hub id)")
-    parser.add_argument("--sentences", metavar="FILE", type=Path, default=EVERYDAY, help="one a line")
+    parser.add_argument("--sentences", metavar="FILE", type=Path, default=HELD_OUT, help="one a line")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first sentences")
     formats = f"of {','.join(FORMATS)}"
     parser.add_argument("--formats", metavar="A,B", default="float32,int8,int4", help=formats)

@@ -27,7 +27,7 @@ from barklite.generate import semantic_prompt
 from barklite.inputs import pick_device
 
 from . import ceiling, systems
-from .intelligibility import EVERYDAY, sentences
+from .intelligibility import HELD_OUT, sentences
 from .jobs import note, rounded
 from .report import table
 from .step import eligible, prompt
@@ -57,7 +57,7 @@ def inputs(bark: Bark, random: bool, tokens: int = 384) -> list[Inputs]:
     found, missing = [], LONGEST
     limit = min(tokens, bark.config.max_semantic_tokens)
     settings = replace(bark.config.generation, max_semantic_tokens=limit)
-    for text in chain([TEXT], sentences(EVERYDAY)):
+    for text in chain([TEXT], sentences(HELD_OUT)):
         clip = bark.generate(text, seed=0, config=settings)
         if clip.codes.shape[1] > 1:  # a single answer has no step
             found.append(fed(bark, text, torch.from_numpy(clip.semantic), torch.from_numpy(clip.codes)))

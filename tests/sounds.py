@@ -15,7 +15,7 @@ from barklite.config import (
     SamplingConfig,
     TokenConfig,
 )
-from barklite.training import steps
+from barklite.training import prepare
 from barklite.training.data import Corpus, Writer
 
 SMALL = TokenConfig(
@@ -71,7 +71,7 @@ def prepared(directory: Path, n: int = 9, frames: int = 50, tokens: TokenConfig 
         for i in range(n):
             writer.add(**row(i, frames + 3 * i))
     models = config(tokens)
-    steps.write_config(directory, models)
+    prepare.write_config(directory, models)
     corpus = Corpus(directory / "data")
     rng = np.random.default_rng(0)
     lengths = [tokens.coarse_steps(row.semantic) // tokens.n_coarse for row in corpus.rows]

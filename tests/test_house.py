@@ -66,6 +66,7 @@ ORDER = [
     "barklite.training.speech",
     "barklite.training.spoken",
     "barklite.training.recipe",
+    "barklite.training.prepare",
     "barklite.training.steps",
     "barklite.training",
     "barklite.training.__main__",

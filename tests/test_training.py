@@ -17,7 +17,7 @@ from barklite.fine import FineGPT
 from barklite.gpt import GPT
 from barklite.tokenizer import Bytes
 from barklite.training import codec as codec_training
-from barklite.training import loop, steps, tokens
+from barklite.training import loop, prepare, steps, tokens
 from barklite.training.data import Writer
 from barklite.training.loop import Machine, Run, Settings, read_log, read_state
 from barklite.training.quantizer import ResidualQuantizer
@@ -54,7 +54,7 @@ def fresh(directory, settings: Settings | None = None, machine: Machine = CPU) -
 
 def writer_in(directory) -> Writer:
     """Of a corpus in a prepared directory."""
-    steps.write_config(directory, sounds.config())
+    prepare.write_config(directory, sounds.config())
     return Writer(directory / "data")
 
 
@@ -357,7 +357,7 @@ def test_quantizer(corpus):
     assert all(len(error) == 4 for error in errors)
     assert errors[-1][0] < errors[0][0]
     assert errors[-1] == sorted(errors[-1], reverse=True)
-    data, config = steps.corpus_of(corpus), steps.read_config(corpus)
+    data, config = prepare.corpus_of(corpus), prepare.read_config(corpus)
     codes = data.codes()
     assert [part.shape for part in codes] == [(4, row.samples // 80) for row in data.rows]
     model, ours = steps.codebooks(corpus, config, CPU)
@@ -442,7 +442,7 @@ def test_a_corpus_that_lacks_what_a_model_learns_from(name, parts, message, tmp_
     with writer_in(tmp_path) as writer:
         for i in range(3):
             writer.add(**{key: value for key, value in sounds.row(i).items() if key in parts})
-    corpus = steps.corpus_of(tmp_path)
+    corpus = prepare.corpus_of(tmp_path)
     corpus.write_codes(iter([np.zeros((4, row.samples // 80), int) for row in corpus.rows]), 4)
     if name != "quantizer":
         codec_training.write_quantizer(tmp_path / "quantizer", trained())
@@ -493,7 +493,7 @@ def test_dropout_of_codebooks(corpus):
             seen.append(z.detach())
             return (self.gain * z).mean(1, keepdim=True).repeat_interleave(80, 2)
 
-    data, config = steps.corpus_of(corpus), steps.read_config(corpus)
+    data, config = prepare.corpus_of(corpus), prepare.read_config(corpus)
     run = Run(corpus / "recorder", Recorder(), Settings(steps=60, batch_size=1), CPU)
     model, _ = steps.codebooks(corpus, config, CPU)
     codec_training.train_decoder(data, config, run, model)
@@ -581,7 +581,7 @@ def test_rows_that_do_not_fit_the_semantic_model(tmp_path, capsys):
         writer.add("x" * 17, semantic=np.zeros(9, int))
         writer.add("x", semantic=np.zeros(81, int))
         writer.add("", semantic=np.zeros(9, int))
-    semantic = Semantic(steps.corpus_of(tmp_path), sounds.config(), Bytes())
+    semantic = Semantic(prepare.corpus_of(tmp_path), sounds.config(), Bytes())
     assert semantic.rows == {"train": [1], "validation": [0]}
     steps.train(tmp_path, "semantic", Settings(steps=1, batch_size=2), CPU)  # the longest one fits
     assert "3 of 5 rows do not fit the model: left out" in capsys.readouterr().err
@@ -591,7 +591,7 @@ def test_a_batch_holds_rows_of_about_one_length(tmp_path):
     with writer_in(tmp_path) as writer:
         for i in range(79):
             writer.add("x", semantic=np.full(i + 1, 1))
-    semantic = Semantic(steps.corpus_of(tmp_path), sounds.config(), Bytes())
+    semantic = Semantic(prepare.corpus_of(tmp_path), sounds.config(), Bytes())
     widths = []
     for seed in range(40):
         targets = semantic.batch("train", 2, np.random.default_rng(seed))[3]
@@ -632,29 +632,34 @@ def test_coarse_examples_are_generations_prompts(ids, tmp_path):
 
 @pytest.mark.parametrize("ids", [sounds.SMALL, sounds.UNEVEN], ids=["even", "suno"])
 def test_coarse_examples_with_a_voice(ids, tmp_path):
-    """As generation asks after another row as its voice, but for the voice's last frame, which generation
-    drops: here the voice has one more, to be dropped.
-    """
+    """As generation asks after another row as its voice."""
     corpus, config = uneven(tmp_path, ids)
-    coarse, model, codes = Coarse(corpus, config), GPT(config.coarse), corpus.codes()
+    coarse, model = Coarse(corpus, config), GPT(config.coarse)
     i, j = 1, 3
-    answer, longer = coarse.ids(i).tolist(), np.concatenate((codes[j], codes[j][:, -1:]), 1)
-    voice = Voice(corpus.semantic(j), longer[:2], longer, tokens=ids)
+    answer, voice = coarse.ids(i).tolist(), coarse.voice(j)
+    assert np.array_equal(voice.semantic, corpus.semantic(j)[: len(voice.semantic)])
+    assert np.array_equal(voice.fine, corpus.codes()[j][:, : voice.fine.shape[1]])
+    assert len(corpus.semantic(j)) - len(voice.semantic) in (0, 1)  # the time that both cover
+    assert corpus.codes()[j].shape[1] - voice.fine.shape[1] in (0, 1)
     row = generate.coarse_row(
         model, torch.from_numpy(corpus.semantic(i)), voice, config.generation, ids, carry=False
     )
     asked = next(row)
     for window in range(4):
-        done, n = 12 * window, len(asked.choices)
-        example = coarse.example(i, j, Chosen(window))
-        expected = asked.prompt.tolist() + answer[done : done + n]
-        assert example[:17] == expected[:17]  # the semantic window, and the request
-        missing = len(example) - len(
-            expected
-        )  # at first generation has that frame less, then the window is full
-        assert (missing in (1, 2)) if window == 0 else (missing == 0)
-        assert example[17 + missing :] == expected[17:]
-        asked = row.send((answer[done : done + n], False, []))
+        part = answer[12 * window : 12 * window + len(asked.choices)]
+        assert coarse.example(i, j, Chosen(window)) == asked.prompt.tolist() + part
+        asked = row.send((part, False, []))
+
+
+def test_a_row_too_short_for_a_voice(tmp_path):
+    with writer_in(tmp_path) as writer:
+        for n in (40, 40, 1):
+            writer.add("x", audio=np.zeros(80 * n), semantic=np.zeros(n, int))
+    corpus = prepare.corpus_of(tmp_path)
+    corpus.write_codes(iter([np.full((4, 40), 5)] * 2 + [np.zeros((4, 0), int)]), 4)
+    coarse = Coarse(corpus, sounds.config())
+    assert coarse.voice(2) is None
+    assert coarse.example(1, 2, Chosen(1)) == coarse.example(1, None, Chosen(1))
 
 
 def test_coarse_batches(tmp_path):
@@ -695,7 +700,7 @@ def test_codes_shorter_than_the_semantic_tokens_say(tmp_path):
         for i in range(2):
             part = sounds.row(i, 40)
             writer.add(part["text"], audio=part["audio"][: 80 * 31], semantic=part["semantic"])
-    corpus = steps.corpus_of(tmp_path)
+    corpus = prepare.corpus_of(tmp_path)
     corpus.write_codes(iter([np.full((4, 31), 5)] * 2), 4)
     coarse = Coarse(corpus, sounds.config())
     windows = {len(coarse.example(1, None, Chosen(window))) for window in range(6)}
@@ -738,8 +743,9 @@ def test_fine_examples_are_generations_windows(prompted, tmp_path, monkeypatch):
                 logits[torch.arange(end - known), torch.from_numpy(given[asked.codebook])] = 1.0
                 asked = row.send(logits)
             assert torch.equal(asked.window[: codebook + 1, :end], window[: codebook + 1, :end])
-            assert (window[:, end:] == ids.fine_pad).all()
-            assert (window[codebook, known:] == ids.fine_pad).all()
+            assert (window[:2, end:] == ids.fine_pad).all()
+            assert (window[2:codebook, end:] < 8).all()  # drawn, as generation would
+            assert (window[codebook:, known:] == ids.fine_pad).all()
             assert asked.rows.start == known
 
 
@@ -839,7 +845,7 @@ def test_the_built_in_voices_configuration():
 
 
 def test_a_voice_covers_the_time_of_both():
-    voice = steps.prompt("x", np.arange(10), np.zeros((4, 8), int), sounds.SMALL)
+    voice = steps.prompt("x", np.arange(10), np.zeros((4, 8), int), sounds.SMALL, 3.0)
     assert (len(voice.semantic), voice.fine.shape) == (8, (4, 8))
-    longer = steps.prompt("x", np.zeros(400, int), np.zeros((4, 400), int), sounds.SMALL)
+    longer = steps.prompt("x", np.zeros(400, int), np.zeros((4, 400), int), sounds.SMALL, 3.0)
     assert (len(longer.semantic), longer.coarse.shape) == (150, (2, 150))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from barklite import Bark, BarkConfig, GenerationConfig
-from barklite.training import loop, recipe, spoken, steps
+from barklite.training import loop, prepare, recipe, spoken, steps, texts
 from barklite.training.__main__ import main
 from barklite.training.data import Corpus
 from barklite.training.loop import Machine, Run, Settings, read_log, read_state
@@ -75,7 +75,7 @@ def test_prepared(finished):
         ("adg", "low"), ("beh", "high"), ("cfi", "low"), ("dgj", "high"), ("ehk", "low"), ("fil", "high"),
     ]  # fmt: skip
     assert {(row.samples, row.semantic, row.spans) for row in corpus.rows} == {(4000, 50, 50)}
-    assert steps.read_config(finished) == sounds.config()
+    assert prepare.read_config(finished) == sounds.config()
     assert {part.shape for part in corpus.codes()} == {(4, 50)}
 
 
@@ -154,20 +154,25 @@ def test_an_export_of_all_but_the_decoder(finished, tmp_path, capsys):
 
 
 def test_a_voice_is_an_utterance_of_two_to_three_seconds(tmp_path):
-    """Else the longest below that, else the first three seconds of a longer one."""
+    """Else the longest below that, else the first three seconds of a longer one. Less where the semantic
+    model takes less.
+    """
+    ids = replace(sounds.SMALL, n_semantic_history=256)
     frames = {"a": [120, 60, 110, 140], "b": [90, 99, 20], "c": [160, 200], "d": [151, 50]}
-    with steps.Writer(tmp_path) as writer:
+    with prepare.Writer(tmp_path) as writer:
         writer.add("kept for validation", "e", np.zeros(8000), np.zeros(100, int))
         for i, (speaker, T) in enumerate((speaker, T) for speaker, some in frames.items() for T in some):
             writer.add("x", speaker, np.zeros(80 * T), np.full(T, i))
     corpus = Corpus(tmp_path)
     corpus.write_codes(iter([np.zeros((4, row.samples // 80), int) for row in corpus.rows]), 4)
-    voices = steps.voices(corpus, sounds.SMALL)
+    voices = steps.voices(corpus, ids)
     assert {name: (len(voice.semantic), voice.semantic[0]) for name, voice in voices.items()} == {
         "a": (120, 0), "b": (99, 5), "c": (150, 7), "d": (50, 10),
     }  # fmt: skip
     assert all(voice.fine.shape[1] == len(voice.semantic) for voice in voices.values())
-    with steps.Writer(tmp_path / "other") as writer:
+    shorter = steps.voices(corpus, replace(ids, n_semantic_history=120))
+    assert [len(voice.semantic) for voice in shorter.values()] == [120, 90, 120, 50]
+    with prepare.Writer(tmp_path / "other") as writer:
         for _ in range(2):
             writer.add("x", "", np.zeros(8000), np.zeros(100, int))
     corpus = Corpus(tmp_path / "other")
@@ -181,10 +186,10 @@ def test_prepared_with_the_built_in_voices_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr(sounds, "row", lambda i, frames: row(i, frames) | more)
     recordings = sounds.folder(tmp_path / "recordings", 3, rate=4000)
     assert run("prepare", recordings, "--out", tmp_path / "out") == 0
-    config = steps.read_config(tmp_path / "out")
+    config = prepare.read_config(tmp_path / "out")
     assert config.tokenizer == "english"
     assert config.tokens.semantic_vocab_size == 9  # 0 to 8 occur
-    assert len(steps.tokenizer_of(tmp_path / "out", config).encode("it's two, i say.")) == 16
+    assert len(prepare.tokenizer_of(tmp_path / "out", config).encode("it's two, i say.")) == 16
     assert Corpus(tmp_path / "out" / "data").rows[0].samples == 24_000
 
 
@@ -301,11 +306,11 @@ def test_beginning_with_a_published_checkpoint(published, tiny, recordings, tmp_
     """Its ids, tokenizer, weights and codes."""
     out = tmp_path / "out"
     assert run("prepare", recordings, "--init", published, "--out", out) == 0
-    config, corpus = steps.read_config(out), Corpus(out / "data")
+    config, corpus = prepare.read_config(out), Corpus(out / "data")
     assert config.tokens == tiny.config.tokens
     assert config.codec.n_codebooks == 8
     assert corpus.rows[1].samples == 24_000
-    assert steps.tokenizer_of(out, config).encode("Hello") == tiny.tokenizer.encode("Hello")
+    assert prepare.tokenizer_of(out, config).encode("Hello") == tiny.tokenizer.encode("Hello")
 
     codec = Bark.from_pretrained(published, device="cpu", encoder=True).codec
     for name in MODELS:
@@ -408,7 +413,7 @@ def test_help(capsys):
         (("codec", "--out", "x", "--init", "y"), "codec takes no --init"),
         (("export", "--out", "x", "--device", "cpu"), "export takes no --device"),
         (("tokens", "--out", "x", "--compile"), "tokens takes no --compile"),
-        (("fine", "--out", "x", "--without", "y"), "fine takes no --without"),
+        (("fine", "--out", "x", "--config", "y"), "fine takes no --config"),
         (("fine", "--out", "x", "--steps", "many"), "invalid int value"),
     ],
 )
@@ -490,7 +495,7 @@ def test_configurations(tmp_path, capsys):
     assert "tokenizer is 'latin'" in refused(json.dumps(replace(small, tokenizer="latin").to_dict()))
     english = json.dumps(replace(small, tokenizer="english").to_dict())
     assert "tokenizer.model is missing: config.json asks for the tokenizer 'english'" in refused(english)
-    steps.train_tokenizer(tmp_path / "tokenizer.model", ["abcdefghijkl"])
+    prepare.train_tokenizer(tmp_path / "tokenizer.model", ["abcdefghijkl"])
     more = replace(small.tokens, text_offset=260)
     assert "the model has 9 text ids" in refused(
         json.dumps(replace(small, tokens=more, tokenizer="english").to_dict())
@@ -503,7 +508,7 @@ def test_configurations(tmp_path, capsys):
 
 def test_texts_without_letters(tmp_path):
     with pytest.raises(ValueError, match="the texts have no English words"):
-        steps.train_tokenizer(tmp_path / "tokenizer.model", ["", " "])
+        prepare.train_tokenizer(tmp_path / "tokenizer.model", ["", " "])
 
 
 def test_one_error_of_the_whole_program():
@@ -519,23 +524,22 @@ def test_the_built_in_voices_steps(tmp_path, monkeypatch, capsys):
     """`voice`, on another corpus and for a step each: what is there is kept."""
     spoken_texts = []
 
-    def corpus(directory, texts, speakers, n_aloud, frames_a_phoneme, sample_rate, frame, processes):
-        spoken_texts.append((list(texts), n_aloud, frames_a_phoneme, sample_rate, frame))
+    def corpus(directory, lines, speakers, n_aloud, frames_a_phoneme, sample_rate, frame, processes):
+        spoken_texts.append((list(lines), n_aloud, frames_a_phoneme, sample_rate, frame))
         rows = [sounds.row(i, 50) for i in range(4)]
-        with steps.Writer(directory) as writer:
+        with prepare.Writer(directory) as writer:
             for part in rows:
                 writer.add(part["text"], part["speaker"], np.resize(part["audio"], 24_000), part["semantic"])
         return 12
 
-    monkeypatch.setattr(steps, "write_corpus", corpus)
-    monkeypatch.setattr(steps, "training_texts", lambda *rest: ["abcdefghijkl", str(rest[3])])
+    monkeypatch.setattr(prepare, "write_corpus", corpus)
+    monkeypatch.setattr(prepare, "training_texts", lambda *rest: ["abcdefghijkl", rest[3][0]])
     monkeypatch.setattr(recipe.Recipe, "size", (1, 2, 16))
     quick = {name: replace(kept, steps=1, batch_size=2) for name, kept in recipe.SETTINGS.items()}
     monkeypatch.setattr(steps, "SETTINGS", quick)
-    (tmp_path / "left out.txt").write_text("one\ntwo\n")
-    command = ("voice", "--out", tmp_path / "out", "--device", "cpu", "--without", tmp_path / "left out.txt")
+    command = ("voice", "--out", tmp_path / "out", "--device", "cpu")
     assert run(*command) == 0
-    assert spoken_texts == [(["abcdefghijkl", "['one', 'two']"], 7000, 6, 24_000, 480)]
+    assert spoken_texts == [(["abcdefghijkl", texts.held_out()[0]], recipe.Recipe.n_aloud, 6, 24_000, 480)]
     codes = (tmp_path / "out" / "data" / "codes.json").stat().st_mtime_ns
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'checkpoint'}\n"
     assert run(*command) == 0

@@ -257,6 +257,15 @@ def test_latents_move_with_the_sound():
     assert torch.allclose(z[..., 1:-4], later[..., 3:-2], atol=1e-5)
 
 
+def test_spectra_are_not_blurred_by_16_bits():
+    sound = torch.from_numpy(sounds.sine(3200, 700))[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        z = spectrum.latents(sound, CODEC)
+        loss = spectrum.spectral_loss(sound, 0.5 * sound, 4000)
+    assert torch.equal(z, spectrum.latents(sound, CODEC))
+    assert torch.equal(loss, spectrum.spectral_loss(sound, 0.5 * sound, 4000))
+
+
 def test_mel_filters():
     filters = spectrum.mel_filters(4000, 1024, 10)
     assert filters.shape == (10, 513)
@@ -346,7 +355,8 @@ def test_dead_entries_are_revived():
     assert (revived, float(quantizer.counts[0, 3])) == (0, pytest.approx(0.99))
     quantizer.counts[0, 3] = 0.75  # 2 % of what each of 8 entries has of 300 vectors
     assert quantizer.learn(vectors, generator)[1] == 1
-    assert torch.cdist(quantizer.codebooks[0, 3:4], vectors).min() < 0.5
+    distances = (quantizer.codebooks[0, 3] - vectors).norm(dim=1)
+    assert distances.min() < 1e-6  # it is one of them
     assert quantizer.counts[0, 3] == pytest.approx(float(quantizer.counts.mean()), rel=0.2)
     assert 3 in quantizer.encode(vectors)
     after, revived = quantizer.learn(vectors, generator)
@@ -490,6 +500,7 @@ def test_espeak_speaks_on_one_note(voice):
     speech = speak("are you there, my lion?", voice)
     assert speech.audio.dtype == np.float32
     assert 0.5 < len(speech.audio) / 24_000 < 3
+    assert 0.1 < np.abs(speech.audio).max() < 0.9  # a decoder may overshoot a little
     assert {name for _, name in speech.phonemes} > {"m"}
     assert [position for _, position in speech.words] == [0, 4, 8, 15, 18]
     assert all(-240 < t < len(speech.audio) for t, _ in speech.words)

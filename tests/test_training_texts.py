@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from barklite.training.texts import _ordinal, _words, everyday, training_texts, wordnet_examples
+from barklite.training.texts import _ordinal, _words, everyday, held_out, training_texts, wordnet_examples
 
-TEST_SENTENCES = Path(__file__).parents[1] / "benchmarks" / "everyday.txt"
 WORDNET = Path("/usr/share/wordnet")  # where Debian's wordnet-base puts it
 ALPHABET = re.compile(r"[a-z' ,.?!]+")
 
@@ -158,16 +157,16 @@ def test_numbers_in_words():
 
 
 def test_training_texts_leave_out_the_test_sentences(wordnet):
-    held_out = TEST_SENTENCES.read_text(encoding="utf-8").splitlines()
-    assert len(held_out) == len(set(map(words, held_out))) == 120
+    sentences = held_out()
+    assert len(sentences) == len(set(map(words, sentences))) == 120
     some = everyday(400, seed=5)
     without = [
-        *held_out,
+        *sentences,
         "I can breathe better, when the air is CLEAN!",
         *(text.upper() + "!!" for text in some[:50]),
     ]
     with (wordnet / "data.adv").open("a", encoding="latin-1") as file:
-        file.writelines(f'00001111 02 r 01 word 0 000 | what; "{text}"\n' for text in held_out)
+        file.writelines(f'00001111 02 r 01 word 0 000 | what; "{text}"\n' for text in sentences)
     texts = training_texts(wordnet, 400, 5, without)
     left_out = {words(text) for text in without}
     assert not [text for text in texts if words(text) in left_out]
@@ -202,12 +201,11 @@ def test_one_training_text_in_twenty_joins_two_others(wordnet):
 
 @pytest.mark.skipif(not (WORDNET / "data.noun").exists(), reason="needs WordNet 3 (Debian's wordnet-base)")
 def test_the_real_wordnet_gives_tens_of_thousands_of_texts():
-    held_out = TEST_SENTENCES.read_text(encoding="utf-8").splitlines()
     examples = wordnet_examples(WORDNET)
     assert len(examples) > 40_000
     assert all(ALPHABET.fullmatch(t) and len(t) <= 120 and 2 <= len(words(t).split()) <= 20 for t in examples)
-    texts = training_texts(WORDNET, 1000, 0, held_out)
+    texts = training_texts(WORDNET, 1000, 0, held_out())
     assert len(texts) > len(examples) + 1000
-    assert not {words(text) for text in texts} & {words(text) for text in held_out}
+    assert not {words(text) for text in texts} & {words(text) for text in held_out()}
     vowelless = {w for t in texts for w in words(t).split() if not re.search("[aeiouy]", w) and len(w) > 1}
     assert vowelless <= {"hm", "hmm", "mm", "shh", "psst", "pst", "nth", "tv"}

@@ -1,4 +1,4 @@
-"""The command `python -m barklite.training`; `steps` says what each of its commands does."""
+"""The command `python -m barklite.training`; `prepare` and `steps` say what each of its commands does."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ Each step keeps its state in DIR; start it again to go on after an interruption.
 NUMBERS = ("steps", "batch_size", "lr", "muon_lr", "seed", "save_every")
 HERE = ("device", "dtype", "compile")
 TAKES = {  # the options of each command beside --out
-    "voice": ("without", *HERE),
+    "voice": HERE,
     "prepare": ("config", "init"),
     "codec": (*NUMBERS, *HERE),
     "quantizer": ("steps", "batch_size", "seed", "device"),
@@ -53,7 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--config", metavar="FILE", help="of prepare: a config.json with other sizes, its tokenizer beside it"
     )
-    parser.add_argument("--without", metavar="FILE", help="of voice: sentences to leave out, one a line")
     parser.add_argument("--steps", type=int, help="instead of the built-in voice's; likewise those below")
     parser.add_argument("--batch-size", type=int, help="of each process")
     parser.add_argument("--lr", type=float, help="of AdamW")
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("prepare, and only prepare, takes a folder of recordings")
     if options.config and options.init:
         parser.error("--config or --init, not both")
-    for name in ("init", "config", "without", *NUMBERS, *HERE):
+    for name in ("init", "config", *NUMBERS, *HERE):
         if getattr(options, name) is not None and name not in TAKES[options.command]:
             parser.error(f"{options.command} takes no --{name.replace('_', '-')}")
     try:
@@ -90,13 +89,13 @@ def run(options: argparse.Namespace) -> None:
     """Do what the command says. ValueError, OSError or ImportError for what it cannot."""
     import torch
 
-    from . import steps
+    from . import prepare, steps
     from .loop import machine
     from .recipe import SETTINGS, Recipe
 
     command, directory = options.command, options.out
     if command == "prepare":
-        steps.prepare_folder(directory, options.folder, options.config, options.init)
+        prepare.prepare_folder(directory, options.folder, options.config, options.init)
         return
     if command == "export":
         kinds = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
@@ -109,10 +108,7 @@ def run(options: argparse.Namespace) -> None:
         if here.world > 1 and command not in ("semantic", "coarse", "fine"):
             raise ValueError("torchrun is for semantic, coarse and fine: the other steps take one process")
         if command == "voice":
-            without = ()
-            if options.without:
-                without = Path(options.without).read_text(encoding="utf-8").splitlines()
-            print(steps.voice(directory, here, Recipe(), without))
+            print(steps.voice(directory, here, Recipe()))
             return
         for step in ("quantizer", "tokens", "decoder", "encoder") if command == "codec" else (command,):
             if step == "tokens":

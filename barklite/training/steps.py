@@ -1,15 +1,11 @@
-"""What each command of `python -m barklite.training` does. They share one directory:
+"""What each command of `python -m barklite.training` does in a directory that `prepare` made, adding to it:
 
-DIR/config.json, tokenizer.model   what the models are
-DIR/data/                          the corpus (`data`)
 DIR/quantizer, decoder, encoder, semantic, coarse, fine/    one model each (`loop`)
-DIR/checkpoint/                    the export, for `Bark.from_pretrained`
+DIR/data/codes.*                                            the codes of every recording
+DIR/checkpoint/                                             the export, for `Bark.from_pretrained`
 """
 
-import io
-import json
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,177 +14,18 @@ import torch
 from torch import nn
 
 from .. import checkpoint, codec, hub
-from ..atomic import write_bytes
 from ..config import BarkConfig, TokenConfig
-from ..english import spell_out
-from ..layouts import Checkpoint, read_json
-from ..tokenizer import KINDS, Tokenizer, check_vocabulary
+from ..layouts import Checkpoint
 from ..voice import Voice
 from . import codec as codec_training
 from . import tokens
-from .data import Corpus, Writer, from_folder
+from .data import Corpus
 from .loop import Machine, Run, Settings, read_state
+from .prepare import corpus_of, prepare_voice, read_config, tokenizer_of
 from .quantizer import ResidualQuantizer
-from .recipe import FRAMES_A_PHONEME, SETTINGS, SPEAKERS, Recipe, voice_config
-from .spoken import write_corpus
-from .texts import training_texts
+from .recipe import SETTINGS, Recipe
 
 LONGEST = 3.0  # seconds of a voice prompt
-
-
-# --- data ---------------------------------------------------------------------------------------------------
-
-
-def prepare_voice(
-    directory: Path, recipe: Recipe, without: Iterable[str], processes: int | None = None
-) -> None:
-    """The built-in voice's corpus, tokenizer and configuration, unless they are there. OSError without
-    espeak-ng or WordNet.
-    """
-    if (directory / "config.json").is_file():
-        return
-    texts = training_texts(recipe.wordnet, recipe.n_everyday, recipe.seed, without)
-    processes = processes or os.cpu_count() or 1
-    n = write_corpus(
-        directory / "data", texts, SPEAKERS, recipe.n_aloud, FRAMES_A_PHONEME, 24_000, 480, processes
-    )
-    n_text = train_tokenizer(directory / "tokenizer.model", texts)
-    write_config(directory, voice_config(n_text, n, recipe.size))
-
-
-def train_tokenizer(path: Path, texts: Iterable[str]) -> int:
-    """A SentencePiece model whose pieces are characters; gives their number. ValueError if there are none."""
-    import sentencepiece
-
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise ValueError("the texts have no English words: bring a tokenizer of your own, with --config")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="char",
-        character_coverage=1.0,
-        vocab_size=1000,
-        hard_vocab_limit=False,
-        bos_id=-1,
-        eos_id=-1,
-        add_dummy_prefix=False,
-        normalization_rule_name="identity",
-        minloglevel=2,
-    )
-    write_bytes(path, model.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
-
-
-def prepare_folder(
-    directory: Path,
-    folder: str | os.PathLike,
-    config: str | os.PathLike | None = None,
-    init: str | os.PathLike | None = None,
-) -> None:
-    """A corpus of one's own recordings (`data.from_folder`).
-
-    The models' configuration and tokenizer are those of the checkpoint `init`, to fine-tune it; else of the
-    file `config`, a tokenizer's file beside it; else the built-in voice's sizes, with as many semantic ids as
-    the recordings use. FileExistsError for a directory that has a corpus; ValueError, or FileNotFoundError,
-    for what does not fit together.
-    """
-    if (directory / "config.json").is_file():
-        raise FileExistsError(f"{directory} is prepared already: name another directory")
-    models = tokenizer = None
-    if init is not None:
-        opened, _ = hub.find(os.fspath(init), None, False)
-        models, tokenizer = opened.config, opened.tokenizer
-    elif config is not None:
-        models, tokenizer = configured(Path(config))
-    if models is not None:  # a codec with an encoder may have more codebooks than Bark uses
-        models = replace(models, codec=replace(models.codec, n_codebooks=models.tokens.n_codebooks))
-
-    shape = models or voice_config(1, 1)  # whose rates do not depend on the recordings
-    most, texts = 1, []
-    with Writer(directory / "data") as writer:
-        for row in from_folder(folder, shape.codec.sample_rate):
-            if len(row.get("semantic", ())):
-                check_semantic(row, shape, models is not None)
-                most = max(most, int(row["semantic"].max()) + 1)
-            writer.add(**row)
-            texts.append(row["text"])
-    if models is None:
-        models = voice_config(train_tokenizer(directory / "tokenizer.model", map(spell_out, texts)), most)
-        tokenizer = tokenizer_of(directory, models)
-    check_spans(corpus_of(directory), tokenizer)
-    tokenizer.save(directory)
-    write_config(directory, models)
-
-
-def check_semantic(row: dict, config: BarkConfig, vocabulary: bool) -> None:
-    """ValueError unless a row's semantic tokens last as long as its sound and are in the `vocabulary`, if
-    there is one yet.
-    """
-    semantic, tokens = row["semantic"], config.tokens
-    size = tokens.semantic_vocab_size
-    if vocabulary and semantic.max() >= size:
-        raise ValueError(f"{row['text']!r}: semantic token {semantic.max()} is outside 0 .. {size - 1}")
-    seconds, spoken = len(row["audio"]) / config.codec.sample_rate, len(semantic) / tokens.semantic_rate
-    if abs(seconds - spoken) > 0.1 + 0.03 * seconds:
-        raise ValueError(
-            f"{row['text']!r}: {len(semantic)} semantic tokens at {tokens.semantic_rate:g} a second "
-            f"are {spoken:.2f} s, but the sound has {seconds:.2f} s"
-        )
-
-
-def check_spans(corpus: Corpus, tokenizer: Tokenizer) -> None:
-    """ValueError unless all spans lie within their texts' ids."""
-    for i, row in enumerate(corpus.rows):
-        spans = corpus.spans(i)
-        if spans is None:
-            continue
-        n = len(tokenizer.encode(row.text))
-        if (spans[:, 0] > spans[:, 1]).any() or spans.max() >= n:
-            raise ValueError(f"{row.text!r}: spans must be first <= last < {n}, the number of its text ids")
-
-
-def configured(path: Path) -> tuple[BarkConfig, Tokenizer]:
-    """A configuration file, and the tokenizer beside it. FileNotFoundError without that, or ValueError."""
-    try:
-        config = BarkConfig.from_dict(read_json(path))
-    except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    if config.tokenizer not in KINDS:
-        raise ValueError(f"{path}: tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}")
-    tokenizer = tokenizer_of(path.parent, config)
-    check_vocabulary(tokenizer, config.tokens)
-    return config, tokenizer
-
-
-def write_config(directory: Path, config: BarkConfig) -> None:
-    """`config.json`: it makes a directory a prepared one, so it comes last."""
-    write_bytes(directory / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode("utf-8"))
-
-
-def read_config(directory: Path) -> BarkConfig:
-    """FileNotFoundError before `prepare`."""
-    path = directory / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} has no config.json: run `prepare` first")
-    return BarkConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def corpus_of(directory: Path) -> Corpus:
-    """FileNotFoundError before `prepare`."""
-    return Corpus(directory / "data")
-
-
-def tokenizer_of(directory: Path, config: BarkConfig) -> Tokenizer:
-    """FileNotFoundError if its file is not in the directory."""
-    kind = KINDS[config.tokenizer]
-    if kind.file_name is None:
-        return kind.load()
-    path = directory / kind.file_name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: config.json asks for the tokenizer {config.tokenizer!r}")
-    return kind.load(path)
 
 
 # --- training -----------------------------------------------------------------------------------------------
@@ -364,35 +201,33 @@ def codec_weights(directory: Path, config: BarkConfig, opened: Checkpoint | None
 
 
 def voices(corpus: Corpus, ids: TokenConfig) -> dict[str, Voice]:
-    """One voice prompt a speaker: the first utterance of 2 to 3 seconds that has all tokens, else the longest
-    below that, else the first 3 seconds of a longer one.
+    """One voice prompt a speaker: the first utterance that is as long as the semantic model can take, up to 3
+    seconds, or two thirds of it; else the longest below that, else the beginning of a longer one.
     """
     codes, found = corpus.codes(), {}
+    most = min(LONGEST, ids.n_semantic_history / ids.semantic_rate)
     for i in corpus.split("train", "samples", "semantic"):
         seconds = codes[i].shape[1] / ids.frame_rate
         if not seconds:
             continue
-        name, worth = corpus.rows[i].speaker or "voice", 0.0 if seconds > LONGEST else min(seconds, 2)
+        name, worth = corpus.rows[i].speaker or "voice", 0.0 if seconds > most else min(seconds, most * 2 / 3)
         if name not in found or found[name][0] < worth:
             found[name] = worth, i
-    return {name: prompt(name, corpus.semantic(i), codes[i], ids) for name, (_, i) in found.items()}
+    return {name: prompt(name, corpus.semantic(i), codes[i], ids, most) for name, (_, i) in found.items()}
 
 
-def prompt(name: str, semantic: np.ndarray, codes: np.ndarray, ids: TokenConfig) -> Voice:
-    """The time that both cover, up to 3 seconds."""
-    seconds = min(LONGEST, len(semantic) / ids.semantic_rate, codes.shape[1] / ids.frame_rate)
-    semantic, codes = (
-        semantic[: round(seconds * ids.semantic_rate)],
-        codes[:, : round(seconds * ids.frame_rate)],
-    )
-    return Voice(semantic, codes[: ids.n_coarse], codes[: ids.n_codebooks], name, ids)
+def prompt(name: str, semantic: np.ndarray, codes: np.ndarray, ids: TokenConfig, most: float) -> Voice:
+    """The time that both cover, up to `most` seconds."""
+    seconds = min(most, len(semantic) / ids.semantic_rate, codes.shape[1] / ids.frame_rate)
+    n, T = round(seconds * ids.semantic_rate), round(seconds * ids.frame_rate)
+    return Voice(semantic[:n], codes[: ids.n_coarse, :T], codes[: ids.n_codebooks, :T], name, ids)
 
 
-def voice(directory: Path, machine: Machine, recipe: Recipe, without: Iterable[str] = ()) -> Path:
+def voice(directory: Path, machine: Machine, recipe: Recipe) -> Path:
     """All steps of the built-in voice; what is there already is kept. The export is int8, as what comes with
     barklite.
     """
-    prepare_voice(directory, recipe, without)
+    prepare_voice(directory, recipe)
     quantizer(directory, SETTINGS["quantizer"], machine)
     if not (directory / "data" / "codes.json").is_file():
         extract(directory, machine)

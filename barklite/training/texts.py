@@ -19,6 +19,7 @@ MAX_JOINED_CHARS = 125  # of two sentences joined into one text
 MAX_WORDNET_WORDS = 20
 MAX_EVERYDAY_WORDS = 14
 JOINED_SHARE = 20  # one text in so many is two sentences joined
+HELD_OUT = Path(__file__).with_name("held_out.txt")
 
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 ALPHABET = re.compile(r"[a-z' ,.?!]+")
@@ -989,6 +990,11 @@ def everyday(n: int, seed: int) -> list[str]:
 def _key(text: str) -> str:
     """A sentence's words, by which two texts are compared: without case and punctuation."""
     return " ".join(re.findall(r"[a-z']+", text.lower().replace("\u2019", "'")))
+
+
+def held_out() -> list[str]:
+    """The sentences by which the voice is judged (`benchmarks.intelligibility`): it must not learn them."""
+    return HELD_OUT.read_text(encoding="utf-8").splitlines()
 
 
 def training_texts(wordnet: str | Path, n_everyday: int, seed: int, without: Iterable[str]) -> list[str]:
