@@ -52,8 +52,8 @@ class ResidualQuantizer(nn.Module):
             dead = counts < DEAD * len(residual) / len(book)
             if n := int(dead.sum()):
                 replacement = residual[torch.randint(len(residual), (n,), generator=generator)]
-                counts[dead] = counts.mean()
-                sums[dead] = replacement * counts.mean()
+                even = float(counts.mean())
+                counts[dead], sums[dead] = even, replacement * even
                 revived += n
             book.copy_(sums / counts[:, None])
             residual = residual - book[codes]

@@ -34,8 +34,9 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
 def mel(audio: Tensor, sample_rate: int, window: int, hop: int, n_mels: int, n_fft: int) -> Tensor:
     """Audio (B, samples), already padded -> magnitudes (B, M, T)."""
     shape = torch.hann_window(window, device=audio.device)
-    spectrum = torch.stft(audio, n_fft, hop, window, shape, center=False, return_complex=True)
-    return mel_filters(sample_rate, n_fft, n_mels).to(audio.device) @ spectrum.abs()
+    with torch.autocast(audio.device.type, enabled=False):  # 16 bits would blur what the logarithm spreads
+        spectrum = torch.stft(audio.float(), n_fft, hop, window, shape, center=False, return_complex=True)
+        return mel_filters(sample_rate, n_fft, n_mels).to(audio.device) @ spectrum.abs()
 
 
 def latents(audio: Tensor, config: CodecConfig) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from scipy.signal import oaconvolve, resample
 
+LEVEL = 0.8  # of the synthesiser's own: it reaches full scale, and a decoder overshoots a little
 _WORD, _PHONEME = 1, 7  # kinds of espeak-ng's events
 _RATE, _PITCH, _RANGE = 1, 3, 4  # its parameters
 
@@ -137,7 +138,7 @@ def speak(
     if not len(speech.audio):
         return speech
     scale = natural_f0(speaker) / speaker.f0 * sample_rate / espeak().sample_rate
-    audio = resample(speech.audio, max(1, round(len(speech.audio) * scale))).astype(np.float32)
+    audio = LEVEL * resample(speech.audio, max(1, round(len(speech.audio) * scale))).astype(np.float32)
     phonemes = [(t * scale, name) for t, name in speech.phonemes]
     words = [(t * scale, position) for t, position in speech.words]
     if aligned:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import BarkConfig
+from ..config import BarkConfig, GenerationConfig
 from ..fine import FineGPT
-from ..generate import coarse_prompt, coarse_view
+from ..generate import coarse_prompt, coarse_view, trim_history
 from ..gpt import GPT
 from ..tokenizer import Tokenizer
+from ..voice import Voice
 from .data import Corpus
 from .loop import Loss, Run
 
@@ -212,22 +213,27 @@ class Coarse(Examples):
         return (self.codes[i][: tokens.n_coarse] + offsets[:, None]).T.flatten()
 
     def example(self, i: int, voice: int | None, rng: np.random.Generator) -> list[int]:
-        """The ids of one window of row i, prompt and answer, perhaps after the end of another row."""
+        """The ids of one window of row i, prompt and answer, perhaps with another row as its voice."""
         tokens = self.config.tokens
         most, R, window = tokens.max_coarse_history, tokens.coarse_per_semantic, tokens.coarse_window
-        source, ids, n, m = self.corpus.semantic(i), self.ids(i), 0, 0
-        steps = min(tokens.coarse_steps(len(source)), len(ids))
+        semantic, coarse = self.corpus.semantic(i), self.ids(i)
+        steps = min(tokens.coarse_steps(len(semantic)), len(coarse))
         done = window * int(rng.integers(max(1, -(-steps // window))))
-        end = min(steps, done + window)
-        if voice is not None:
-            spoken, said = self.corpus.semantic(voice), self.ids(voice)
-            n = min(int(most / R), len(spoken), int(len(said) / R))  # of both, the same time
-            m = round(n * R) // tokens.n_coarse * tokens.n_coarse
-            source = np.concatenate((spoken[len(spoken) - n :], source))
-            ids = np.concatenate((said[len(said) - m :], ids))
-        view = coarse_view(n + round(done / R), m + done, most, tokens)
-        prompt = coarse_prompt(source.tolist(), ids[: m + done].tolist(), view, tokens)
-        return prompt + ids[m + done : m + end].tolist()
+        generation = GenerationConfig(max_coarse_history=most)
+        heard, said = trim_history(None if voice is None else self.voice(voice), generation, tokens)
+        source, ids = [*heard.tolist(), *semantic.tolist()], [*said.tolist(), *coarse[:done].tolist()]
+        view = coarse_view(len(heard) + round(done / R), len(ids), most, tokens)
+        return coarse_prompt(source, ids, view, tokens) + coarse[done : min(steps, done + window)].tolist()
+
+    def voice(self, i: int) -> Voice | None:
+        """Row i as a prompt: the time that its tokens of both kinds cover. None if there is none."""
+        tokens, semantic, codes = self.config.tokens, self.corpus.semantic(i), self.codes[i]
+        seconds = min(len(semantic) / tokens.semantic_rate, codes.shape[1] / tokens.frame_rate)
+        n, T = round(seconds * tokens.semantic_rate), round(seconds * tokens.frame_rate)
+        if not n or not T:
+            return None
+        codes = codes[: tokens.n_codebooks, :T]
+        return Voice(semantic[:n], codes[: tokens.n_coarse], codes, tokens=tokens)
 
     def batch(
         self, which: str, n: int, rng: np.random.Generator, noise: float = NOISE
@@ -275,11 +281,12 @@ class Coarse(Examples):
         def measure(model: nn.Module, inputs: Tensor, targets: Tensor) -> Loss:
             targets = targets.to(run.machine.device)
             logits, value = model(inputs.to(run.machine.device), targets=targets)
-            start, K = self.config.tokens.n_coarse_semantic, self.config.tokens.n_coarse
-            numbers = {}
-            for k in range(K):  # the first target is codebook 0's: histories begin with whole frames here
-                part = slice(start + k, None, K)
-                numbers[f"accuracy_{k}"] = accuracy(logits[:, part], targets[:, part])
+            tokens = self.config.tokens
+            book = (targets - tokens.semantic_vocab_size).div(tokens.codebook_size, rounding_mode="floor")
+            numbers = {
+                f"accuracy_{k}": accuracy(logits, targets.where(book == k, IGNORE))
+                for k in range(tokens.n_coarse)
+            }
             return value, numbers
 
         def loss(model: nn.Module, rng: np.random.Generator) -> Loss:
@@ -325,6 +332,8 @@ class Fine(Examples):
             row = self.codes[i][:, : tokens.fine_window - known]
             T = known + row.shape[1]
             codes[b, :codebook, known:T] = row[:codebook]
+            drawn = codes[b, tokens.n_coarse : codebook, T:]  # generation fills what is behind the end, too
+            drawn[:] = rng.integers(tokens.codebook_size, size=drawn.shape)
             targets[b, known:T] = row[codebook]
         return torch.from_numpy(codes), torch.from_numpy(targets)
 
