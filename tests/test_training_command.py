@@ -328,6 +328,18 @@ def test_beginning_with_a_published_checkpoint(published, tiny, recordings, tmp_
     assert "latents of its own" in error(capsys, "encoder", "--init", published, "--out", out)
 
 
+def test_codes_by_a_checkpoint_in_16_bits(published, recordings, tmp_path):
+    """Regression: its codec computed in float16, on sound in float32."""
+    half, out = tmp_path / "half", tmp_path / "out"
+    Bark.from_pretrained(published, device="cpu", dtype="float16", encoder=True).save_pretrained(half)
+    assert run("prepare", recordings, "--init", half, "--out", out) == 0
+    assert run("tokens", "--init", half, "--out", out, "--device", "cpu") == 0
+    codec = Bark.from_pretrained(half, device="cpu", dtype="float32", encoder=True).codec
+    corpus = Corpus(out / "data")
+    expected = codec.encode(torch.from_numpy(corpus.audio(1))[None], 8)[0]
+    assert np.array_equal(corpus.codes()[1], expected.numpy())
+
+
 def test_fine_tuning(tiny, recordings, tmp_path, capsys):
     """Some models trained, from recordings to a checkpoint; the others as they were."""
     out = tmp_path / "out"
@@ -542,6 +554,8 @@ def test_the_built_in_voices_steps(tmp_path, monkeypatch, capsys):
     assert spoken_texts == [(["abcdefghijkl", texts.held_out()[0]], recipe.Recipe.n_aloud, 6, 24_000, 480)]
     codes = (tmp_path / "out" / "data" / "codes.json").stat().st_mtime_ns
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'checkpoint'}\n"
+    assert "prepared for other recordings" in error(capsys, *command)
+    (tmp_path / "out" / "data" / spoken.PHONEMES).write_text("[]")
     assert run(*command) == 0
     assert len(spoken_texts) == 1
     assert (tmp_path / "out" / "data" / "codes.json").stat().st_mtime_ns == codes

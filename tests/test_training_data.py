@@ -55,15 +55,16 @@ def test_a_corpus_is_read_as_it_was_written(tmp_path):
     assert corpus.split("train", "samples", "semantic") == []
 
 
-def test_every_50th_row_is_kept_from_training(tmp_path):
+def test_every_51st_row_is_kept_from_training(tmp_path):
     with Writer(tmp_path) as writer:
-        for i in range(101):
-            writer.add(str(i))
+        for i in range(103):
+            writer.add(str(i), ("low", "high")[i % 2])
     corpus = Corpus(tmp_path)
-    assert VALIDATION == 50
-    assert corpus.split("validation") == [0, 50, 100]
-    assert len(corpus.split("train")) == 98
-    assert not set(corpus.split("train")) & {0, 50, 100}
+    assert VALIDATION == 51
+    assert corpus.split("validation") == [0, 51, 102]
+    assert {corpus.rows[i].speaker for i in corpus.split("validation")} == {"low", "high"}
+    assert len(corpus.split("train")) == 100
+    assert not set(corpus.split("train")) & {0, 51, 102}
 
 
 def test_a_corpus_of_one_row_trains_with_it(tmp_path):

@@ -93,7 +93,7 @@ def machine(device: str | None, dtype: str | None, compile: bool = False) -> Ite
         yield Machine(pick_device(kind), dtypes[dtype], compile)
         return
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if kind == "cuda":
+    if kind.startswith("cuda"):  # each process has the GPU of its own number
         kind = f"cuda:{os.environ['LOCAL_RANK']}"
     place = pick_device(kind)
     if place.type == "cuda":
@@ -219,10 +219,9 @@ class Run:
                 bar.set_postfix({k: f"{v:.3f}" for k, v in line.items() if k.endswith("loss")})
                 if save:
                     self._save()
+                    plot(self.directory)
             seen, n, since = {}, 0, time.perf_counter()
         bar.close()
-        if chief:
-            plot(self.directory)
 
     def _wrapped(self) -> nn.Module:
         model = self.model.train()

@@ -20,15 +20,17 @@ from ..layouts import read_json
 from ..tokenizer import KINDS, Tokenizer, check_vocabulary
 from .data import Corpus, Writer, from_folder
 from .recipe import FRAMES_A_PHONEME, SPEAKERS, Recipe, voice_config
-from .spoken import write_corpus
+from .spoken import PHONEMES, write_corpus
 from .texts import held_out, training_texts
 
 
 def prepare_voice(directory: Path, recipe: Recipe, processes: int | None = None) -> None:
     """The built-in voice's corpus, tokenizer and configuration, unless they are there. OSError without
-    espeak-ng or WordNet.
+    espeak-ng or WordNet; FileExistsError for a directory that was prepared for something else.
     """
     if (directory / "config.json").is_file():
+        if not (directory / "data" / PHONEMES).is_file():
+            raise FileExistsError(f"{directory} is prepared for other recordings: name another directory")
         return
     texts = training_texts(recipe.wordnet, recipe.n_everyday, recipe.seed, held_out())
     processes = processes or os.cpu_count() or 1

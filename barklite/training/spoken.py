@@ -8,7 +8,6 @@ they teach the semantic model; the others are spoken in turn by each speaker.
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from tqdm import tqdm
 from .data import Writer
 from .speech import Speaker, Speech, speak
 
-CHUNK = (
-    500  # texts a process: each starts anew, so that the synthesiser's noise does not depend on the others
-)
+PHONEMES = "phonemes.json"
+CHUNK = 500  # texts a process: each starts anew, so that the synthesiser's noise depends on no others
 
 
 def write_corpus(
@@ -43,14 +41,14 @@ def write_corpus(
         for i in range(0, len(texts), CHUNK)
     ]
     jobs = [(*job, sample_rate, frame) for job in jobs]
-    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
-        chunks = tqdm(pool.map(_spoken, jobs), total=len(jobs), desc="speaking", unit=" chunks")
+    with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        chunks = tqdm(pool.imap(_spoken, jobs), total=len(jobs), desc="speaking", unit=" chunks")
         rows = [row for chunk in chunks for row in chunk]
 
     counts = Counter(name for _, _, _, frames, _ in rows for name, _ in frames)
     order = {name: i for i, (name, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item)))}
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "phonemes.json").write_text(json.dumps(list(order)), encoding="utf-8")
+    (directory / PHONEMES).write_text(json.dumps(list(order)), encoding="utf-8")
     last = frames_a_phoneme - 1
     with Writer(directory) as corpus:
         for text, speaker, audio, frames, spans in rows:

@@ -9,7 +9,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -103,7 +102,8 @@ def extract(directory: Path, machine: Machine, init: str | os.PathLike | None = 
         opened, _ = hub.find(os.fspath(init), None, False, True)
         check_sizes(opened, "codec", config)
         K, V, D = config.codec.n_codebooks, config.codec.codebook_size, config.codec.dimension
-        theirs, model = checkpoint.load_model(opened, "codec"), ResidualQuantizer(K, V, D)
+        theirs = checkpoint.load_model(opened, "codec", dtype=torch.float32)
+        model = ResidualQuantizer(K, V, D)
         model.codebooks.copy_(theirs.codebooks.detach()[:K])
         codec_training.write_quantizer(path.parent, model)
         codes = codec_training.codes_by_encoder(corpus, theirs, machine, K)
@@ -122,6 +122,8 @@ def train(
     FileNotFoundError if a step before it is missing, ValueError for data or weights that do not fit.
     """
     corpus, config = corpus_of(directory), read_config(directory)
+    if name in ("decoder", "encoder") and machine.device.type == "cuda":
+        machine = replace(machine, dtype=None)  # autocast gives cuDNN's LSTM float16, where gradients vanish
     run = run_of(directory, name, settings, machine, init)
     if name == "decoder":
         codec_training.train_decoder(corpus, config, run, codebooks(directory, config, machine)[0])
@@ -207,20 +209,13 @@ def voices(corpus: Corpus, ids: TokenConfig) -> dict[str, Voice]:
     codes, found = corpus.codes(), {}
     most = min(LONGEST, ids.n_semantic_history / ids.semantic_rate)
     for i in corpus.split("train", "samples", "semantic"):
-        seconds = codes[i].shape[1] / ids.frame_rate
-        if not seconds:
-            continue
-        name, worth = corpus.rows[i].speaker or "voice", 0.0 if seconds > most else min(seconds, most * 2 / 3)
+        name, seconds = corpus.rows[i].speaker or "voice", codes[i].shape[1] / ids.frame_rate
+        worth = 0.0 if seconds > most else min(seconds, most * 2 / 3)
         if name not in found or found[name][0] < worth:
-            found[name] = worth, i
-    return {name: prompt(name, corpus.semantic(i), codes[i], ids, most) for name, (_, i) in found.items()}
-
-
-def prompt(name: str, semantic: np.ndarray, codes: np.ndarray, ids: TokenConfig, most: float) -> Voice:
-    """The time that both cover, up to `most` seconds."""
-    seconds = min(most, len(semantic) / ids.semantic_rate, codes.shape[1] / ids.frame_rate)
-    n, T = round(seconds * ids.semantic_rate), round(seconds * ids.frame_rate)
-    return Voice(semantic[:n], codes[: ids.n_coarse, :T], codes[: ids.n_codebooks, :T], name, ids)
+            voice = tokens.prompt(corpus.semantic(i), codes[i], ids, name, most)
+            if voice is not None:
+                found[name] = worth, voice
+    return {name: voice for name, (_, voice) in found.items()}
 
 
 def voice(directory: Path, machine: Machine, recipe: Recipe) -> Path:

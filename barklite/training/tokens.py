@@ -5,7 +5,9 @@ Voice prompts are learned from the start: before most examples stands another ut
 Axes: B batch, T positions or frames, K codebooks, N semantic tokens.
 """
 
+import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import BarkConfig, GenerationConfig
+from ..config import BarkConfig, GenerationConfig, TokenConfig
 from ..fine import FineGPT
-from ..generate import coarse_prompt, coarse_view, trim_history
+from ..generate import coarse_prompt, coarse_view, fine_windows, trim_history
 from ..gpt import GPT
 from ..tokenizer import Tokenizer
 from ..voice import Voice
@@ -25,7 +27,9 @@ from .loop import Loss, Run
 IGNORE = -100  # a target that is none
 PROMPTED = 0.7  # share of examples with another utterance before them
 NOISE = 0.2  # share of coarse history replaced by random codes: generation's own mistakes look like that
+AGAIN = 0.5  # share of right codes where a fine window overlaps the one before
 GUIDE = 0.2  # weight of the attention guide
+VALIDATED = 64  # examples, at least
 
 
 @torch.no_grad()
@@ -53,16 +57,19 @@ class Examples:
 
     @cached_property
     def speakers(self) -> dict[str, list[int]]:
-        """Training rows with sound, by speaker."""
+        """Training rows by speaker."""
         found: dict[str, list[int]] = {}
-        for i in self.corpus.split("train", "samples"):
+        for i in self.rows["train"]:
             found.setdefault(self.corpus.rows[i].speaker, []).append(i)
         return found
 
     def before(self, i: int, rng: np.random.Generator) -> int | None:
-        """An utterance to stand before row i, mostly."""
+        """Another utterance of the speaker to stand before row i, mostly."""
         others = self.speakers.get(self.corpus.rows[i].speaker, [])
-        return int(rng.choice(others)) if others and rng.random() < PROMPTED else None
+        if not others or rng.random() >= PROMPTED:
+            return None
+        j = int(rng.choice(others))
+        return None if j == i else j  # its own codes would be the answer
 
 
 # --- semantic -----------------------------------------------------------------------------------------------
@@ -100,7 +107,7 @@ class Semantic(Examples):
         """text, history (B, n_text), rest and targets (B, 1 + N), spans (B, 1 + N, 2), -1 for none."""
         tokens, rows = self.config.tokens, self.rows[which]
         near = min(len(rows), 8 * n)
-        start = rng.integers(len(rows) - near + 1)
+        start = np.clip(rng.integers(len(rows)) - near // 2, 0, len(rows) - near)
         picked = rng.choice(rows[start : start + near], n)
         lengths = [self.corpus.rows[i].semantic for i in picked]
         text = np.full((n, tokens.n_text), tokens.text_pad)
@@ -116,9 +123,9 @@ class Semantic(Examples):
             given = self.corpus.spans(i)
             if given is not None:
                 spans[b, :N] = given
-            if rng.random() < PROMPTED:
-                voice = self.corpus.semantic(rng.choice(self.rows["train"]))[-tokens.n_semantic_history :]
-                history[b, : len(voice)] = voice
+            if (voice := self.before(int(i), rng)) is not None:
+                said = self.corpus.semantic(voice)[-tokens.n_semantic_history :]
+                history[b, : len(said)] = said
         return tuple(torch.from_numpy(array) for array in (text, history, rest, targets, spans))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,8 +157,12 @@ class Semantic(Examples):
         def validate(model: nn.Module) -> dict[str, float]:
             if not self.rows["validation"]:
                 return {}
-            value, logits, targets = self.loss(model, self.batch("validation", 64, np.random.default_rng(0)))
-            return {"loss": float(value), "accuracy": float(accuracy(logits, targets))}
+
+            def numbers(n: int, rng: np.random.Generator) -> dict[str, float]:
+                value, logits, targets = self.loss(model, self.batch("validation", n, rng))
+                return {"loss": float(value), "accuracy": float(accuracy(logits, targets))}
+
+            return validated(numbers, run.settings.batch_size)
 
         try:
             run.train(loss, validate)
@@ -220,20 +231,13 @@ class Coarse(Examples):
         steps = min(tokens.coarse_steps(len(semantic)), len(coarse))
         done = window * int(rng.integers(max(1, -(-steps // window))))
         generation = GenerationConfig(max_coarse_history=most)
-        heard, said = trim_history(None if voice is None else self.voice(voice), generation, tokens)
+        history = None
+        if voice is not None:
+            history = prompt(self.corpus.semantic(voice), self.codes[voice], tokens)
+        heard, said = trim_history(history, generation, tokens)
         source, ids = [*heard.tolist(), *semantic.tolist()], [*said.tolist(), *coarse[:done].tolist()]
         view = coarse_view(len(heard) + round(done / R), len(ids), most, tokens)
         return coarse_prompt(source, ids, view, tokens) + coarse[done : min(steps, done + window)].tolist()
-
-    def voice(self, i: int) -> Voice | None:
-        """Row i as a prompt: the time that its tokens of both kinds cover. None if there is none."""
-        tokens, semantic, codes = self.config.tokens, self.corpus.semantic(i), self.codes[i]
-        seconds = min(len(semantic) / tokens.semantic_rate, codes.shape[1] / tokens.frame_rate)
-        n, T = round(seconds * tokens.semantic_rate), round(seconds * tokens.frame_rate)
-        if not n or not T:
-            return None
-        codes = codes[: tokens.n_codebooks, :T]
-        return Voice(semantic[:n], codes[: tokens.n_coarse], codes, tokens=tokens)
 
     def batch(
         self, which: str, n: int, rng: np.random.Generator, noise: float = NOISE
@@ -295,9 +299,12 @@ class Coarse(Examples):
         def validate(model: nn.Module) -> dict[str, float]:
             if not self.rows["validation"]:
                 return {}
-            batch = self.batch("validation", 64, np.random.default_rng(0), noise=0.0)
-            value, numbers = measure(model, *batch)
-            return {name: float(number) for name, number in {"loss": value, **numbers}.items()}
+
+            def numbers(n: int, rng: np.random.Generator) -> dict[str, float]:
+                value, numbers = measure(model, *self.batch("validation", n, rng, noise=0.0))
+                return {name: float(number) for name, number in {"loss": value, **numbers}.items()}
+
+            return validated(numbers, run.settings.batch_size)
 
         run.train(loss, validate)
 
@@ -318,23 +325,34 @@ class Fine(Examples):
         return rows
 
     def batch(self, which: str, n: int, codebook: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """codes (B, K, T) and targets (B, T), T the whole window."""
-        tokens = self.config.tokens
-        codes = np.full((n, tokens.n_codebooks, tokens.fine_window), tokens.fine_pad)
-        targets = np.full((n, tokens.fine_window), IGNORE)
+        """codes (B, K, T) and targets (B, T), T the whole window: one of those that generation goes through.
+
+        Where windows overlap, generation sees in `codebook` what it chose before: here, at random, the answer
+        or any other code.
+        """
+        tokens, W, size = self.config.tokens, self.config.tokens.fine_window, self.config.tokens.codebook_size
+        codes = np.full((n, tokens.n_codebooks, W), tokens.fine_pad)
+        targets = np.full((n, W), IGNORE)
         for b, i in enumerate(rng.choice(self.rows[which], n)):
-            voice = self.before(int(i), rng)
-            known = 0
+            row, voice = self.codes[i], self.before(int(i), rng)
             if voice is not None:
-                history = self.codes[voice][:, -tokens.max_fine_history :]
-                known = history.shape[1]
-                codes[b, :, :known] = history
-            row = self.codes[i][:, : tokens.fine_window - known]
-            T = known + row.shape[1]
-            codes[b, :codebook, known:T] = row[:codebook]
+                row = np.concatenate((self.codes[voice][:, -tokens.max_fine_history :], row), 1)
+            known = row.shape[1] - self.codes[i].shape[1]
+            windows = fine_windows(row.shape[1] - known, known, tokens)
+            place = rng.integers(len(windows))
+            start, fill = windows[place]
+            row, fill = row[:, start : start + W], fill - start
+            T = row.shape[1]
+            codes[b, :codebook, :T] = row[:codebook]
             drawn = codes[b, tokens.n_coarse : codebook, T:]  # generation fills what is behind the end, too
-            drawn[:] = rng.integers(tokens.codebook_size, size=drawn.shape)
-            targets[b, known:T] = row[codebook]
+            drawn[:] = rng.integers(size, size=drawn.shape)
+            codes[b, codebook:, :fill] = row[codebook:, :fill]
+            if place:
+                again = slice(fill, windows[place - 1][0] + W - start)
+                answer = row[codebook, again]
+                other = rng.integers(size, size=len(answer))
+                codes[b, codebook, again] = np.where(rng.random(len(answer)) < AGAIN, answer, other)
+            targets[b, fill:T] = row[codebook, fill:]
         return torch.from_numpy(codes), torch.from_numpy(targets)
 
     def train(self, run: Run) -> None:
@@ -351,15 +369,49 @@ class Fine(Examples):
         def validate(model: FineGPT) -> dict[str, float]:
             if not self.rows["validation"]:
                 return {}
-            numbers = {"loss": 0.0}
-            for codebook in range(first, self.config.tokens.n_codebooks):
-                codes, targets = self.batch("validation", 32, codebook, np.random.default_rng(0))
-                logits, value = model(codebook, codes.to(device), targets=targets.to(device))
-                numbers["loss"] += float(value) / (self.config.tokens.n_codebooks - first)
-                numbers[f"accuracy_{codebook}"] = float(accuracy(logits, targets.to(device)))
-            return numbers
+
+            def numbers(n: int, rng: np.random.Generator) -> dict[str, float]:
+                found = {"loss": 0.0}
+                for codebook in range(first, self.config.tokens.n_codebooks):
+                    codes, targets = self.batch("validation", n, codebook, rng)
+                    logits, value = model(codebook, codes.to(device), targets=targets.to(device))
+                    found["loss"] += float(value) / (self.config.tokens.n_codebooks - first)
+                    found[f"accuracy_{codebook}"] = float(accuracy(logits, targets.to(device)))
+                return found
+
+            return validated(numbers, run.settings.batch_size)
 
         run.train(loss, validate)
+
+
+def prompt(
+    semantic: np.ndarray,
+    codes: np.ndarray,
+    ids: TokenConfig,
+    name: str | None = None,
+    seconds: float = math.inf,
+) -> Voice | None:
+    """Semantic tokens (N,) and codes (K, T) as a voice: the time that both cover, up to `seconds`. None if
+    that is so short that no whole numbers of both have the ratio of their rates.
+    """
+    R = ids.frame_rate / ids.semantic_rate
+    n = min(len(semantic), int(codes.shape[1] / R + 1e-6))
+    if seconds < math.inf:
+        n = min(n, int(seconds * ids.semantic_rate + 1e-6))
+    T = min(codes.shape[1], round(n * R))
+    if not n or round(T / n, 1) != round(R, 1):
+        return None
+    codes = codes[: ids.n_codebooks, :T]
+    return Voice(semantic[:n], codes[: ids.n_coarse], codes, name, ids)
+
+
+def validated(
+    numbers: Callable[[int, np.random.Generator], dict[str, float]], batch_size: int
+) -> dict[str, float]:
+    """The means of numbers(n, rng) over the same `VALIDATED` examples each time, a training batch at once."""
+    rng = np.random.default_rng(0)
+    some = [numbers(batch_size, rng) for _ in range(-(-VALIDATED // batch_size))]
+    return {name: sum(part[name] for part in some) / len(some) for name in some[0]}
 
 
 @torch.no_grad()
