@@ -145,6 +145,7 @@ def test_its_voices(bark, short, clip):
     for name in bark.voices:
         voice = Voice.load(voices.BUILT_IN / "voices" / f"{name}.npz", bark.config.tokens)
         assert 1 <= len(voice.semantic) / bark.config.tokens.semantic_rate <= 3
+        assert len(voice.semantic) <= bark.config.tokens.n_semantic_history  # the model hears all of it
     given = Voice.load(voices.BUILT_IN / "voices" / f"{bark.voices[0]}.npz", bark.config.tokens)
     assert np.array_equal(bark.generate(TEXT, given, 1, short).codes, clip.codes)
 

@@ -254,7 +254,7 @@ def test_a_stop_while_saving_leaves_a_whole_state(tmp_path, monkeypatch):
         patched.setattr(torch, "save", stopped)
         with pytest.raises(KeyboardInterrupt):
             fresh(tmp_path / "twice", settings).train(guess)
-    assert sorted(os.listdir(tmp_path / "twice")) == ["last.pt", "log.jsonl"]
+    assert sorted(os.listdir(tmp_path / "twice")) == ["last.pt", "log.jsonl", "loss.png"]
     assert [line["step"] for line in read_log(tmp_path / "twice")] == [2, 4]
     run = fresh(tmp_path / "twice", settings)
     assert run.step == 2
@@ -427,13 +427,21 @@ def test_validation_rows_too_short_to_cut_from(tmp_path):
         assert set(read_log(tmp_path / name)[0]) & {"validation_loss", "validation_spectral_2"} == set()
 
 
+def test_texts_that_are_too_long_are_said_to_be(tmp_path):
+    with writer_in(tmp_path) as writer:
+        for _ in range(2):
+            writer.add("x" * 17, semantic=np.zeros(9, int))
+    with pytest.raises(ValueError, match="rows with semantic tokens, at most 80, and at most 16 text ids"):
+        Semantic(prepare.corpus_of(tmp_path), sounds.config(), Bytes())
+
+
 @pytest.mark.parametrize(
     "name, parts, message",
     [
         ("quantizer", ("text", "semantic"), "no recordings to train on"),
         ("decoder", ("text", "semantic"), "no recordings of at least 40 frames to train on"),
         ("encoder", ("text", "semantic"), "no recordings of at least 40 frames"),
-        ("semantic", ("text", "audio"), "no rows of at most 16 text ids and 80 semantic tokens to train on"),
+        ("semantic", ("text", "audio"), "no rows with semantic tokens to train on"),
         ("coarse", ("text", "audio"), "no rows with both semantic tokens and sound"),
         ("fine", ("text", "semantic"), "no rows with sound"),
     ],
@@ -791,7 +799,8 @@ def test_the_shortest_and_longest_rows_are_drawn_like_others(tmp_path):
     for seed in range(1000):
         targets = semantic.batch("train", 2, np.random.default_rng(seed))[3]
         np.add.at(drawn, (targets != IGNORE).sum(1).numpy() - 1, 1)
-    assert drawn[[0, 51, 79]].tolist() == [0, 0, 0]  # kept for validation; too long
+    assert drawn[[0, 1, 52]].tolist() == [0, 0, 0]  # none has no tokens; the others are for validation
+    assert drawn[[2, 79]].all()
     even = 2000 / 77
     assert 0.3 * even < drawn[drawn > 0].min() < drawn.max() < 2.5 * even
 

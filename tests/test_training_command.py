@@ -71,6 +71,7 @@ def finished(tmp_path_factory) -> Path:
 
 def test_prepared(finished):
     corpus = Corpus(finished / "data")
+    assert str(corpus) == f"{finished / 'data'}: 6 rows of 2 speakers, 6 with semantic tokens"
     assert sorted((row.text, row.speaker) for row in corpus.rows) == [
         ("adg", "low"), ("beh", "high"), ("cfi", "low"), ("dgj", "high"), ("ehk", "low"), ("fil", "high"),
     ]  # fmt: skip

@@ -205,6 +205,8 @@ def test_bad_recordings(name, data, error, message, tmp_path):
 
 
 def test_recordings_without_sound(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        list(from_folder(tmp_path / "nowhere", 4000))
     with pytest.raises(FileNotFoundError, match=r"holds no .wav files"):
         next(from_folder(tmp_path, 4000))
     (tmp_path / "a.txt").write_text("a")

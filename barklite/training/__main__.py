@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
 
     command, directory = options.command, options.out
     if command == "prepare":
-        prepare.prepare_folder(directory, options.folder, options.config, options.init)
+        print(prepare.prepare_folder(directory, options.folder, options.config, options.init))
         return
     if command == "export":
         kinds = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}

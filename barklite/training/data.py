@@ -4,7 +4,7 @@
 the utterances' arrays one after the other, mapped when read: `audio.i16` (int16 at the codec's rate),
 `semantic.u16`, `spans.u16` and, once the codec is trained, `codes.u16` (frame by frame).
 An utterance may lack sound (it trains the semantic model only) or semantic tokens (codec and fine only).
-Every 50th row, from the first on, is kept from training.
+Every 51st row, from the first on, is kept from training.
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -116,6 +117,11 @@ class Corpus:
             raise ValueError(f"{path} does not fit rows.jsonl: prepare the data again")
         return np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
 
+    def __str__(self) -> str:
+        spoken, speakers = sum(row.semantic > 0 for row in self.rows), {row.speaker for row in self.rows}
+        of = "1 speaker" if len(speakers) == 1 else f"{len(speakers)} speakers"
+        return f"{self.directory}: {len(self)} rows of {of}, {spoken} with semantic tokens"
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -151,7 +157,7 @@ class Corpus:
         if not rows:
             raise ValueError(
                 f"{self.directory} has no {what} to train on "
-                f"(every {VALIDATION}th row, from the first on, is kept from training)"
+                f"(one row in {VALIDATION}, the first to begin with, is kept from training)"
             )
         return rows
 
@@ -188,6 +194,8 @@ def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[dict]:
     it should be.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".wav")
     if not paths:
         raise FileNotFoundError(f"{folder} holds no .wav files")
@@ -221,6 +229,8 @@ def read_text(path: Path) -> str:
 
 def read_semantic(path: Path) -> dict[str, np.ndarray]:
     """`semantic`, int64 (N,), and `spans` (N, 2) if there, of an `.npz`. ValueError for anything else."""
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is not a whole .npz file")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("semantic", "spans") if name in archive.files}

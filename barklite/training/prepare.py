@@ -71,8 +71,8 @@ def prepare_folder(
     folder: str | os.PathLike,
     config: str | os.PathLike | None = None,
     init: str | os.PathLike | None = None,
-) -> None:
-    """A corpus of one's own recordings (`data.from_folder`).
+) -> Corpus:
+    """Make a corpus of one's own recordings (`data.from_folder`).
 
     The models' configuration and tokenizer are those of the checkpoint `init`, to fine-tune it; else of the
     file `config`, a tokenizer's file beside it; else the built-in voice's sizes, with as many semantic ids as
@@ -102,9 +102,11 @@ def prepare_folder(
     if models is None:
         models = voice_config(train_tokenizer(directory / "tokenizer.model", map(spell_out, texts)), most)
         tokenizer = tokenizer_of(directory, models)
-    check_spans(corpus_of(directory), tokenizer)
+    corpus = corpus_of(directory)
+    check_spans(corpus, tokenizer)
     tokenizer.save(directory)
     write_config(directory, models)
+    return corpus
 
 
 def check_semantic(row: dict, config: BarkConfig, vocabulary: bool) -> None:

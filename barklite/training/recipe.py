@@ -24,11 +24,11 @@ FRAMES_A_PHONEME = 6  # semantic tokens a phoneme; the last one repeats
 
 SETTINGS = {
     "quantizer": Settings(steps=300, batch_size=64),
-    "decoder": Settings(steps=9_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
-    "encoder": Settings(steps=1_500, batch_size=8, lr=1.5e-3, muon_lr=0),
-    "semantic": Settings(steps=3_200, batch_size=16),
-    "coarse": Settings(steps=2_800, batch_size=16),
-    "fine": Settings(steps=1_200, batch_size=12),
+    "decoder": Settings(steps=10_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
+    "encoder": Settings(steps=1_600, batch_size=8, lr=1.5e-3, muon_lr=0),
+    "semantic": Settings(steps=7_000, batch_size=16),
+    "coarse": Settings(steps=5_000, batch_size=16),
+    "fine": Settings(steps=2_000, batch_size=12),
 }
 
 
@@ -37,8 +37,8 @@ class Recipe:
     """What `voice` prepares; `SETTINGS` say how long each model is trained."""
 
     wordnet: str = "/usr/share/wordnet"
-    n_everyday: int = 24_000
-    n_aloud: int = 7_000  # texts that are also sound, the speakers in turn
+    n_everyday: int = 40_000
+    n_aloud: int = 8_000  # texts that are also sound, the speakers in turn
     seed: int = 0
     size: tuple[int, int, int] = (5, 6, 192)  # layers, heads, width of each token model
 

@@ -100,7 +100,9 @@ class Semantic(Examples):
             )
             for which in ("train", "validation")
         }
-        what = f"rows of at most {tokens.n_text} text ids and {most - 1} semantic tokens"
+        what = "rows with semantic tokens"
+        if self.corpus.split("train", "semantic"):
+            what += f", at most {most - 1}, and at most {tokens.n_text} text ids"
         self.corpus.training_rows(what, self.rows["train"])
 
     def batch(self, which: str, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
