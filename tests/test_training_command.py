@@ -473,7 +473,8 @@ def test_options_with_impossible_values(tmp_path, capsys):
 @pytest.mark.parametrize(
     "part, message",
     [
-        ({"semantic": np.full(50, 12)}, "'adg': semantic token 12 is outside 0 .. 11"),
+        ({"semantic": np.full(50, 12)}, "0.wav, 'adg': semantic token 12 is outside 0 .. 11"),
+        ({"semantic": np.full(50, 1), "spans": np.full((50, 2), 1 << 16)}, "0.wav, 'adg': spans has values"),
         (
             {"semantic": np.zeros(75, int)},
             "75 semantic tokens at 50 a second are 1.50 s, but the sound has 1.00 s",

@@ -146,7 +146,7 @@ def test_a_folder_of_recordings(tmp_path):
     sounds.folder(tmp_path, 3, rate=8000)
     scipy.io.wavfile.write(tmp_path / "TOP.WAV", 4000, np.zeros((80, 2), np.int16))
     (tmp_path / "TOP.txt").write_text(" no tokens \n")
-    rows = {row["text"]: row for row in from_folder(tmp_path, 4000)}
+    rows = {row["text"]: row for _, row in from_folder(tmp_path, 4000)}
     assert sorted(rows) == ["adg", "beh", "cfi", "no tokens"]
     assert {text: row["speaker"] for text, row in rows.items()} == {
         "adg": "low", "beh": "high", "cfi": "low", "no tokens": "",

@@ -187,11 +187,11 @@ class Corpus:
         return [np.ascontiguousarray(part.T, dtype=np.int64) for part in np.split(flat, ends)]
 
 
-def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[dict]:
-    """What a folder of recordings holds, as `Writer.add` takes it: `a.wav` at any rate, its text `a.txt` and,
-    where there is one, `a.npz` with `semantic` (N,) and perhaps `spans` (N, 2). A recording in a subfolder
-    has that name as its speaker. FileNotFoundError for a missing text, ValueError for a file that is not what
-    it should be.
+def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[tuple[Path, dict]]:
+    """Each recording of a folder, and what it holds, as `Writer.add` takes it: `a.wav` at any rate, its text
+    `a.txt` and, where there is one, `a.npz` with `semantic` (N,) and perhaps `spans` (N, 2). A recording in a
+    subfolder has that name as its speaker. FileNotFoundError for a missing text, ValueError for a file that is
+    not what it should be.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -211,7 +211,7 @@ def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[dict]:
         tokens = path.with_suffix(".npz")
         if tokens.is_file():
             row.update(read_semantic(tokens))
-        yield row
+        yield path, row
 
 
 def read_text(path: Path) -> str:

@@ -93,11 +93,14 @@ def prepare_folder(
     shape = models or voice_config(1, 1)  # whose rates do not depend on the recordings
     most, texts = 1, []
     with Writer(directory / "data") as writer:
-        for row in from_folder(folder, shape.codec.sample_rate):
-            if len(row.get("semantic", ())):
-                check_semantic(row, shape, models is not None)
-                most = max(most, int(row["semantic"].max()) + 1)
-            writer.add(**row)
+        for path, row in from_folder(folder, shape.codec.sample_rate):
+            try:
+                if len(row.get("semantic", ())):
+                    check_semantic(row, shape, models is not None)
+                    most = max(most, int(row["semantic"].max()) + 1)
+                writer.add(**row)
+            except ValueError as error:
+                raise ValueError(f"{path}, {error}") from None
             texts.append(row["text"])
     if models is None:
         models = voice_config(train_tokenizer(directory / "tokenizer.model", map(spell_out, texts)), most)
