@@ -190,8 +190,8 @@ class Corpus:
 def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[tuple[Path, dict]]:
     """Each recording of a folder, and what it holds, as `Writer.add` takes it: `a.wav` at any rate, its text
     `a.txt` and, where there is one, `a.npz` with `semantic` (N,) and perhaps `spans` (N, 2). A recording in a
-    subfolder has that name as its speaker. FileNotFoundError for a missing text, ValueError for a file that is
-    not what it should be.
+    subfolder has that name as its speaker. FileNotFoundError for a missing text, ValueError for a file that
+    is not what it should be.
     """
     folder = Path(folder)
     if not folder.is_dir():
