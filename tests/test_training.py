@@ -314,6 +314,41 @@ def test_machines_that_are_not_there(options, message):
         pass
 
 
+def test_each_process_has_the_gpu_of_its_own_number(monkeypatch):
+    for name, value in {"LOCAL_RANK": "3", "RANK": "3", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+
+    def pick(device):
+        asked.append(device)
+        raise ValueError("asked")
+
+    monkeypatch.setattr(loop, "pick_device", pick)
+    for device in ("cuda", "cuda:0", "cpu"):
+        with pytest.raises(ValueError, match="asked"), loop.machine(device, None):
+            pass
+    assert asked == ["cuda:3", "cuda:3", "cpu"]
+
+
+def test_codecs_train_in_float32_on_a_gpu(tmp_path, monkeypatch):
+    """There autocast gives cuDNN's LSTM float16, whatever is asked for. Run without a GPU: who gets what."""
+    sounds.prepared(tmp_path)
+    asked = []
+
+    def run_of(directory, name, settings, machine, init):
+        asked.append((name, machine.device.type, machine.dtype))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "run_of", run_of)
+    for kind in ("cuda", "cpu"):
+        for name in NAMES:
+            with pytest.raises(KeyboardInterrupt):
+                steps.train(tmp_path, name, Settings(), Machine(torch.device(kind), torch.bfloat16))
+    in_float32 = {(name, kind) for name, kind, dtype in asked if dtype is None}
+    assert in_float32 == {("decoder", "cuda"), ("encoder", "cuda")}
+    assert len(asked) == 10
+
+
 def test_arithmetic_in_bfloat16(tmp_path):
     dtypes = []
 

@@ -168,6 +168,7 @@ def test_a_folder_of_recordings(tmp_path):
         ("0.txt", b"\xff", ValueError, "0.txt is not UTF-8"),
         ("0.wav", b"RIFF", ValueError, "0.wav is not a whole WAV file"),
         ("0.npz", b"PK", ValueError, "0.npz is not a whole .npz file"),
+        ("0.npz", b"some text", ValueError, "0.npz is not a whole .npz file$"),  # numpy would advise pickles
         ("0.npz", {}, ValueError, r"0.npz needs semantic: whole numbers of at least 0, of shape \(N,\)"),
         ("0.npz", {"semantic": np.zeros((1, 2), int)}, ValueError, "needs semantic"),
         ("0.npz", {"semantic": np.zeros(2)}, ValueError, "needs semantic"),
@@ -504,6 +505,8 @@ def test_espeak_speaks_on_one_note(voice):
     assert speech.audio.dtype == np.float32
     assert 0.5 < len(speech.audio) / 24_000 < 3
     assert 0.1 < np.abs(speech.audio).max() < 0.9  # a decoder may overshoot a little
+    loud = speak("why are you wearing two different socks?", voice)  # espeak-ng's own peak is at full scale
+    assert 0.7 < np.abs(loud.audio).max() < 0.9
     assert {name for _, name in speech.phonemes} > {"m"}
     assert [position for _, position in speech.words] == [0, 4, 8, 15, 18]
     assert all(-240 < t < len(speech.audio) for t, _ in speech.words)

@@ -46,7 +46,9 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 @dataclass
 class Examples:
-    """What all three have in common: a corpus, its split, utterances of one speaker."""
+    """What all three have in common: a corpus, its utterances by speaker. Each model says in `rows` which of
+    them it trains on and is validated with.
+    """
 
     corpus: Corpus
     config: BarkConfig
@@ -160,11 +162,11 @@ class Semantic(Examples):
             if not self.rows["validation"]:
                 return {}
 
-            def numbers(n: int, rng: np.random.Generator) -> dict[str, float]:
+            def part(n: int, rng: np.random.Generator) -> dict[str, float]:
                 value, logits, targets = self.loss(model, self.batch("validation", n, rng))
                 return {"loss": float(value), "accuracy": float(accuracy(logits, targets))}
 
-            return validated(numbers, run.settings.batch_size)
+            return validated(part, run.settings.batch_size)
 
         try:
             run.train(loss, validate)
@@ -302,11 +304,11 @@ class Coarse(Examples):
             if not self.rows["validation"]:
                 return {}
 
-            def numbers(n: int, rng: np.random.Generator) -> dict[str, float]:
+            def part(n: int, rng: np.random.Generator) -> dict[str, float]:
                 value, numbers = measure(model, *self.batch("validation", n, rng, noise=0.0))
                 return {name: float(number) for name, number in {"loss": value, **numbers}.items()}
 
-            return validated(numbers, run.settings.batch_size)
+            return validated(part, run.settings.batch_size)
 
         run.train(loss, validate)
 
@@ -372,7 +374,7 @@ class Fine(Examples):
             if not self.rows["validation"]:
                 return {}
 
-            def numbers(n: int, rng: np.random.Generator) -> dict[str, float]:
+            def part(n: int, rng: np.random.Generator) -> dict[str, float]:
                 found = {"loss": 0.0}
                 for codebook in range(first, self.config.tokens.n_codebooks):
                     codes, targets = self.batch("validation", n, codebook, rng)
@@ -381,7 +383,7 @@ class Fine(Examples):
                     found[f"accuracy_{codebook}"] = float(accuracy(logits, targets.to(device)))
                 return found
 
-            return validated(numbers, run.settings.batch_size)
+            return validated(part, run.settings.batch_size)
 
         run.train(loss, validate)
 
