@@ -121,8 +121,9 @@ def _speak(arguments: list[str]) -> int:
     outputs = [path for path in (options.output, options.save_voice, options.plot) if path is not None]
     if len({os.path.realpath(path) for path in outputs}) < len(outputs):
         raise ValueError("two of --output, --save-voice and --plot name the same file")
-    from . import atomic, clip, voice
-    from .inputs import check_text
+    from . import clip, voice
+    from .storage import atomic
+    from .validation import check_text
 
     clip.check_suffix(options.output)
     if options.save_voice is not None:
@@ -268,7 +269,7 @@ def _generation(options: argparse.Namespace):
 
     changed(GenerationConfig())
     if options.seed is not None:
-        from .sampling import check_seed
+        from .decode.sampling import check_seed
 
         check_seed(options.seed)
     return changed
@@ -276,8 +277,8 @@ def _generation(options: argparse.Namespace):
 
 def _write(options: argparse.Namespace, clips: Iterable) -> None:
     """The joined sound, written while it is made; if asked plot and voice; a line that says what was made."""
-    from . import atomic
     from .clip import WavWriter
+    from .storage import atomic
 
     first, voice, seconds, count, cut = None, None, {}, 0, 0
     with atomic.writing(options.output) as file:
@@ -326,7 +327,7 @@ def _voices(arguments: list[str]) -> int:
     if options.model is None or options.model in SUNO_MODELS:
         groups[f"Suno's models ({', '.join(f'-m {name}' for name in SUNO_MODELS)})"] = released
     else:
-        from .layouts import open_checkpoint
+        from .storage.formats import open_checkpoint
 
         opened = open_checkpoint(options.model)
         names, others = known(opened.voices, opened.config.tokens), {*voices()} - {*released}
@@ -351,9 +352,9 @@ def _convert(arguments: list[str]) -> int:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
-    from . import hub
-    from .checkpoint import convert
-    from .inputs import pick_dtype
+    from .storage import hub
+    from .storage.checkpoint import convert
+    from .validation import pick_dtype
 
     dtype = pick_dtype(options.dtype)
     source = Path(options.source)

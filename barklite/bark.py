@@ -15,16 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, generate, hub, layouts, sampling, score, sentences, stream
-from . import quantize as quantizing
+from .analysis import score
+from .analysis.score import Scores
 from .clip import Clip
-from .codec import Codec
-from .compile import check_compile, engine_for
 from .config import BarkConfig, GenerationConfig
-from .engine import PLAIN
-from .fine import FineGPT
-from .gpt import GPT
-from .inputs import (
+from .decode import generate, sampling, stream
+from .decode.engine import PLAIN
+from .decode.pipeline import PREFIX_FRAMES, Bars, Job, Pipeline, decode_audio
+from .decode.slots import Slots, passes, through
+from .models.codec import Codec
+from .models.fine import FineGPT
+from .models.gpt import GPT
+from .speed import quantize as quantizing
+from .speed.compiled import check_compile, engine_for
+from .storage import checkpoint, hub
+from .storage import formats as layouts
+from .text import sentences
+from .text.tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
+from .validation import (
     Rows,
     check_text,
     free_memory,
@@ -37,10 +45,6 @@ from .inputs import (
     token_rows,
     tokens_to_score,
 )
-from .pipeline import PREFIX_FRAMES, Bars, Job, Pipeline, decode_audio
-from .score import Scores
-from .slots import Slots, passes, through
-from .tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
 from .voice import Voice, known, unknown
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
@@ -184,7 +188,9 @@ class Bark:
         tokenizer = tokenizer or Bytes()
         kind = next((kind for kind, made in KINDS.items() if isinstance(tokenizer, made)), None)
         if kind is None:
-            raise ValueError(f"tokenizer must be one of barklite.tokenizer's, not {type(tokenizer).__name__}")
+            raise ValueError(
+                f"tokenizer must be one of barklite.text.tokenizer's, not {type(tokenizer).__name__}"
+            )
         device, dtype = pick_device(device), pick_dtype(dtype)
         check_compile(compile, device)
         quantizing.check_format(quantize, device)

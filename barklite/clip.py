@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from . import atomic
 from .config import TokenConfig
+from .storage import atomic
 from .voice import Voice
 
 MIN_VOICE = 10  # semantic tokens; from here on the number of frames is in proportion (spec 4.2)
@@ -95,11 +95,11 @@ class Clip:
 
 
 def plotting():
-    """The module `barklite.plot`. ImportError, which says what to install, where matplotlib is missing."""
+    """The module `barklite.analysis.plot`. Without matplotlib an ImportError says what to install."""
     try:
         import matplotlib  # noqa: F401
 
-        from . import plot
+        from .analysis import plot
     except ImportError as error:
         raise ImportError('a plot needs matplotlib: pip install "barklite[plot]"') from error
     return plot

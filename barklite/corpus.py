@@ -113,7 +113,7 @@ def speak(
     from tqdm import tqdm
 
     from .bark import Request
-    from .sampling import check_seed
+    from .decode.sampling import check_seed
 
     check_seed(seed)
     hidden = None if progress is None else not progress
@@ -276,7 +276,7 @@ def check_id(id: str | int) -> str | int:
 
 def row_seed(seed: int, id: str | int | None, given: int | None) -> int:
     """A row's own seed, else the one of its id: the same in every batch, shard and trial. ValueError."""
-    from .sampling import check_seed, derived_seed
+    from .decode.sampling import check_seed, derived_seed
 
     if given is not None:
         return check_seed(given)
@@ -554,7 +554,7 @@ class Synthesizer:
     def _speak(self, n: int, given: dict[str, list]) -> list[dict]:
         """What was made of each row, or its error."""
         from .bark import Bark, Request
-        from .sampling import check_seed
+        from .decode.sampling import check_seed
 
         check_seed(self.seed)
         if self._bark is None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import atomic
 from .config import TokenConfig
+from .storage import atomic
 
 ARRAYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
 LANGUAGES = ("en", "de", "es", "fr", "hi", "it", "ja", "ko", "pl", "pt", "ru", "tr", "zh")

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
-from barklite.inputs import pick_device
+from barklite.validation import pick_device
 
 from . import jobs, memory, report, sweep, trace
 from .systems import FORMATS

@@ -26,12 +26,12 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from barklite import Bark
-from barklite.atomic import write_bytes
 from barklite.clip import plotting
-from barklite.inputs import pick_device
+from barklite.storage.atomic import write_bytes
 from barklite.training.recipe import SPEAKERS
 from barklite.training.speech import Speaker, espeak, speak
 from barklite.training.texts import HELD_OUT
+from barklite.validation import pick_device
 
 from . import ceiling, systems
 from .jobs import note, rounded

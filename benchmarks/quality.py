@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from barklite import Bark, BarkConfig
-from barklite.engine import PLAIN, Engine
-from barklite.generate import semantic_prompt
-from barklite.inputs import pick_device
+from barklite.decode.engine import PLAIN, Engine
+from barklite.decode.generate import semantic_prompt
+from barklite.validation import pick_device
 
 from . import ceiling, systems
 from .intelligibility import HELD_OUT, sentences

@@ -5,9 +5,9 @@ import time
 import torch
 
 from barklite import Bark, SamplingConfig
-from barklite.engine import Choice
-from barklite.gpt import GPT
-from barklite.slots import Noise
+from barklite.decode.engine import Choice
+from barklite.decode.slots import Noise
+from barklite.models.gpt import GPT
 
 from .ceiling import synchronize
 

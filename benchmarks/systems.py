@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from barklite import Bark, BarkConfig, GenerationConfig
-from barklite.inputs import DTYPES
+from barklite.validation import DTYPES
 
 from .ceiling import synchronize
 

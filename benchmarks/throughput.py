@@ -25,8 +25,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from barklite import Bark, BarkConfig, GenerationConfig, Request, generate
-from barklite.inputs import pick_device
+from barklite import Bark, BarkConfig, GenerationConfig, Request
+from barklite.decode import generate
+from barklite.validation import pick_device
 
 from . import ceiling, systems
 from .jobs import note, rounded

@@ -4,7 +4,8 @@ from argparse import Namespace
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from barklite import BarkConfig, GenerationConfig, sampling
+from barklite import BarkConfig, GenerationConfig
+from barklite.decode import sampling
 
 from . import ceiling, systems
 from .jobs import note, rounded, variants_of

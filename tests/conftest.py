@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from barklite import Bark, BarkConfig
-from barklite.tokenizer import WordPiece
+from barklite.text.tokenizer import WordPiece
 from tests import builders
 
 # One thread: the models here are tiny, and threads that wait for each other cost more than they compute.

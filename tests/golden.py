@@ -5,10 +5,10 @@ import zlib
 import numpy as np
 import torch
 
-from barklite.codec import Codec
 from barklite.config import BarkConfig, CodecConfig
-from barklite.fine import FineGPT
-from barklite.gpt import GPT
+from barklite.models.codec import Codec
+from barklite.models.fine import FineGPT
+from barklite.models.gpt import GPT
 
 
 def fill(name: str, shape: tuple[int, ...], offset: float, amp: float) -> torch.Tensor:

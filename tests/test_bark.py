@@ -10,7 +10,7 @@ import torch
 
 import barklite
 from barklite import Bark, BarkConfig, Clip, GenerationConfig, SamplingConfig
-from barklite.sampling import generator
+from barklite.decode.sampling import generator
 from tests import builders
 
 SHORT = GenerationConfig(max_semantic_tokens=30)
@@ -243,9 +243,10 @@ def test_released_sizes(size, counts):
     config = getattr(BarkConfig, size)()
     with torch.device("meta"):
         models = [
-            barklite.checkpoint.MODELS[name](getattr(config, name)) for name in ("semantic", "coarse", "fine")
+            barklite.storage.checkpoint.MODELS[name](getattr(config, name))
+            for name in ("semantic", "coarse", "fine")
         ]
-        codec = barklite.checkpoint.MODELS["codec"](config.codec)
+        codec = barklite.storage.checkpoint.MODELS["codec"](config.codec)
     assert tuple(sum(p.numel() for p in model.parameters()) for model in models) == counts
     assert sum(p.numel() for p in codec.decoder.parameters()) == 7_426_018 - folded(codec)
 

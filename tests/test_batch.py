@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from barklite import (
-    Bark,
-    BarkConfig,
-    GenerationConfig,
-    Request,
-    SamplingConfig,
-    engine,
-    generate,
-    graphs,
-    slots,
-)
-from barklite.pipeline import PREFIX_FRAMES, Job, decode_audio
+from barklite import Bark, BarkConfig, GenerationConfig, Request, SamplingConfig
+from barklite.decode import engine, generate, slots
+from barklite.decode.pipeline import PREFIX_FRAMES, Job, decode_audio
+from barklite.speed import graphs
 from tests import builders
 
 VOICES = (None, builders.voice("a", 120), builders.voice("b", 700, 1), builders.voice("c", 33, 2))

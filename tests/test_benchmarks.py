@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from barklite import Bark, BarkConfig, SamplingConfig, layouts
+from barklite import Bark, BarkConfig, SamplingConfig
+from barklite.storage import formats as layouts
 from barklite.training.recipe import voice_config
 from benchmarks import __main__ as harness
 from benchmarks import ceiling, jobs, quality, step, systems, throughput

@@ -15,10 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from barklite import Bark, Voice, checkpoint, layouts
+from barklite import Bark, Voice
 from barklite import voice as voices
 from barklite.__main__ import main
 from barklite.config import BarkConfig, GenerationConfig, TokenConfig
+from barklite.storage import checkpoint
+from barklite.storage import formats as layouts
 
 TEXT = "Hello there, my dog is cute."
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from barklite import Voice, engine, quantize
+from barklite import Voice
 from barklite.__main__ import main
+from barklite.decode import engine
+from barklite.speed import quantize
 from tests import builders
 
 
@@ -211,7 +213,7 @@ def test_convert_command(command, native):
 
 
 def test_clipping_is_reported(command, monkeypatch):
-    from barklite.codec import Codec
+    from barklite.models.codec import Codec
 
     decode = Codec.decode
     monkeypatch.setattr(Codec, "decode", lambda self, codes: decode(self, codes) * 100)
@@ -355,8 +357,9 @@ def test_output_to_a_pipe_and_through_a_link(command, native, tmp_path):
 
 @pytest.mark.parametrize("stage", ["loading", "semantic", "coarse", "fine", "codec", "writing"])
 def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
-    from barklite import atomic, checkpoint, generate
-    from barklite.codec import Codec
+    from barklite.decode import generate
+    from barklite.models.codec import Codec
+    from barklite.storage import atomic, checkpoint
 
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt

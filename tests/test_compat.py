@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import barklite
-from barklite import GenerationConfig, Voice, checkpoint, compat
+from barklite import GenerationConfig, Voice, compat
 from barklite.compat import (
     BarkCausalModel,
     BarkCoarseModel,
@@ -21,8 +21,9 @@ from barklite.compat import (
     BarkSemanticModel,
     DynamicCache,
 )
-from barklite.sampling import generator
-from barklite.tokenizer import WordPiece
+from barklite.decode.sampling import generator
+from barklite.storage import checkpoint
+from barklite.text.tokenizer import WordPiece
 from tests import builders
 
 transformers = pytest.importorskip("transformers", reason="the oracle, transformers, is not installed")
@@ -1175,7 +1176,7 @@ def test_from_pretrained_options(directory, model, tmp_path):
 
 def test_hub(directory, monkeypatch):
     """A Hub id is fetched as the keywords say; a name of another form is not."""
-    from barklite import hub
+    from barklite.storage import hub
 
     asked = []
     monkeypatch.setattr(hub, "download", lambda *args, **options: asked.append((args, options)) or directory)

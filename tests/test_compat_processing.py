@@ -14,8 +14,8 @@ import torch
 
 from barklite.compat.batch import BatchEncoding, BatchFeature
 from barklite.compat.processing import AutoProcessor, BarkProcessor
-from barklite.hub import fetch_file
-from barklite.tokenizer import Bytes, WordPiece
+from barklite.storage.hub import fetch_file
+from barklite.text.tokenizer import Bytes, WordPiece
 from barklite.voice import ARRAYS
 from tests import builders
 from tests.fakehub import FakeHub
@@ -381,7 +381,7 @@ def test_save_here_load_there(tmp_path, monkeypatch):
     assert not (tmp_path / "mute" / "speaker_embeddings_path.json").exists()
     pushed = []
     monkeypatch.setattr(
-        "barklite.hub.upload", lambda *a, **k: pushed.append((*a, k, sorted(os.listdir(a[0]))))
+        "barklite.storage.hub.upload", lambda *a, **k: pushed.append((*a, k, sorted(os.listdir(a[0]))))
     )
     ours.save_pretrained(tmp_path / "other", push_to_hub=True, repo_id="me/mine", private=True)
     assert pushed[0][:3] == (tmp_path / "other", "me/mine", {"private": True})

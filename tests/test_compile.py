@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, compile, engine, graphs
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
 from barklite.config import FineConfig, GPTConfig
+from barklite.decode import engine
+from barklite.speed import compiled as compile
+from barklite.speed import graphs
 from tests import builders
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -322,7 +325,9 @@ def test_no_synchronisation_within_a_chunk(config, tiny, monkeypatch):
             return decode(self, *arguments)
 
     if config.coarse.top_p is not None and config.rules == "suno":
-        monkeypatch.setattr("barklite.sampling._cumulative", lambda x: x.softmax(-1).cumsum(-1))  # as on CUDA
+        monkeypatch.setattr(
+            "barklite.decode.sampling._cumulative", lambda x: x.softmax(-1).cumsum(-1)
+        )  # as on CUDA
     monkeypatch.setattr(graphs.Graphs, "decode", watched)
     uncaptured(tiny).generate("Hello", seed=1, config=config)
     assert chunks[:2] == [graphs.Graphs.chunk] * 2

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from barklite import Bark, Voice
-from barklite.checkpoint import MODELS, convert
-from barklite.layouts import open_checkpoint
+from barklite.storage.checkpoint import MODELS, convert
+from barklite.storage.formats import open_checkpoint
 from tests import builders
 
 VOICES = (builders.voice("v2/en_speaker_6"), builders.voice("announcer", seed=1))
@@ -519,7 +519,7 @@ def test_force_keeps_voices(native, tmp_path):
 
 
 def test_a_directory_filled_meanwhile_is_not_replaced(tmp_path):
-    from barklite import atomic
+    from barklite.storage import atomic
 
     path = tmp_path / "out"
 
@@ -569,7 +569,7 @@ def test_modes_follow_the_mask(native, tmp_path):
 
 
 def test_interrupted_conversion_leaves_nothing(native, tmp_path, monkeypatch):
-    from barklite import checkpoint
+    from barklite.storage import checkpoint
 
     def interrupt(*arguments):
         raise KeyboardInterrupt

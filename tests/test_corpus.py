@@ -20,7 +20,7 @@ import scipy.io.wavfile
 from barklite import Clip, GenerationConfig, Request, corpus
 from barklite.__main__ import main
 from barklite.corpus import Shard, Synthesizer, speak
-from barklite.sampling import derived_seed
+from barklite.decode.sampling import derived_seed
 from tests import builders
 
 SHORT = GenerationConfig(max_seconds=0.3)

@@ -12,10 +12,11 @@ import pytest
 import scipy.io.wavfile
 import torch
 
-from barklite import Bark, BarkConfig, GenerationConfig, hub
-from barklite.checkpoint import convert
-from barklite.codec import Codec
-from barklite.inputs import mono
+from barklite import Bark, BarkConfig, GenerationConfig
+from barklite.models.codec import Codec
+from barklite.storage import hub
+from barklite.storage.checkpoint import convert
+from barklite.validation import mono
 from tests import builders, golden
 from weights_convert import encodec
 

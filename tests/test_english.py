@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barklite import Bark, BarkConfig
-from barklite.checkpoint import is_replaceable
-from barklite.english import spell_out
-from barklite.tokenizer import KINDS, English, SentencePiece
+from barklite.storage.checkpoint import is_replaceable
+from barklite.text.english import spell_out
+from barklite.text.tokenizer import KINDS, English, SentencePiece
 
 CASES = r"""
 # words and marks

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from barklite import generate
-from barklite.codec import Codec
 from barklite.config import BarkConfig, GenerationConfig, SamplingConfig, TokenConfig
-from barklite.gpt import KVCache
-from barklite.sampling import draw, exponential, generator
+from barklite.decode import generate
+from barklite.decode.sampling import draw, exponential, generator
+from barklite.models.codec import Codec
+from barklite.models.gpt import KVCache
 from barklite.voice import Voice
 from tests import golden
 from weights_convert import encodec
@@ -146,7 +146,7 @@ def test_end_rules_differ():
     """P(end) is 0.269, tempered 0.193: with min_eos_p 0.2 transformers ends, Suno does not."""
     scores = torch.full((10_001,), -20.0)
     scores[7], scores[10_000] = 1.0, 0.0
-    from barklite.sampling import probabilities
+    from barklite.decode.sampling import probabilities
 
     assert float(scores.softmax(-1)[-1]) == pytest.approx(0.26894, abs=1e-5)
     for rules, ends in (("suno", False), ("transformers", True)):

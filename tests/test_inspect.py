@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, compile, engine, graphs
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
 from barklite.config import FineConfig, GPTConfig
-from barklite.fine import FineGPT
-from barklite.gpt import GPT, KVCache
+from barklite.decode import engine
 from barklite.inspect import ablate, attention_map, trace
+from barklite.models.fine import FineGPT
+from barklite.models.gpt import GPT, KVCache
+from barklite.speed import compiled as compile
+from barklite.speed import graphs
 from tests import builders
 
 D, H, L, V = 32, 4, 3, 97

@@ -14,7 +14,7 @@ from barklite import Bark, Clip
 from barklite.__main__ import main
 
 matplotlib = pytest.importorskip("matplotlib")
-plot = pytest.importorskip("barklite.plot")
+plot = pytest.importorskip("barklite.analysis.plot")
 
 RATE = 24_000
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF-", "svg": b"<?xml", "jpg": b"\xff\xd8\xff"}
@@ -282,7 +282,7 @@ import sys
 import numpy as np
 from barklite import *
 import barklite.__main__, barklite.corpus
-assert "matplotlib" not in sys.modules and "barklite.plot" not in sys.modules
+assert "matplotlib" not in sys.modules and "barklite.analysis.plot" not in sys.modules
 clip = Clip(np.zeros(640, np.float32), 24000, np.zeros(2, int), np.zeros((8, 2), int), "a", 0, "eos")
 import matplotlib
 before = list(dict.items(matplotlib.rcParams))  # not looked up: that would choose a backend

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from barklite import Bark, BarkConfig, GenerationConfig, quantize
+from barklite import Bark, BarkConfig, GenerationConfig
 from barklite.config import FineConfig, GPTConfig
-from barklite.fine import FineGPT
-from barklite.gpt import GPT, Attention, KVCache
-from barklite.sampling import generator
+from barklite.decode.sampling import generator
+from barklite.models.fine import FineGPT
+from barklite.models.gpt import GPT, Attention, KVCache
+from barklite.speed import quantize
 
 SHORT = GenerationConfig(max_seconds=0.6)
 WIDE = dict(n_layer=2, n_head=2, n_embd=64)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from barklite.config import SamplingConfig
-from barklite.sampling import check_seed, draw, exponential, generator, new_seed, probabilities
+from barklite.decode.sampling import check_seed, draw, exponential, generator, new_seed, probabilities
 
 LOGITS = torch.randn(5, 200, generator=generator(1)) * 3
 

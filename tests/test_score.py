@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, Voice, engine, generate, score
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, Voice
+from barklite.analysis import score
 from barklite.config import CodecConfig, FineConfig, GPTConfig, TokenConfig
-from barklite.gpt import KVCache
+from barklite.decode import engine, generate
+from barklite.models.gpt import KVCache
 from tests import builders
 
 PLAIN = GenerationConfig(semantic=SamplingConfig(1.0), coarse=SamplingConfig(1.0), min_eos_p=None)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from barklite.sentences import split
+from barklite.text.sentences import split
 
 
 def anything(piece: str) -> bool:

@@ -10,10 +10,12 @@ import pytest
 import scipy.io.wavfile
 import torch
 
-from barklite import Bark, BarkConfig, GenerationConfig, atomic, stream
+from barklite import Bark, BarkConfig, GenerationConfig
 from barklite.clip import WavWriter, wav
 from barklite.config import CodecConfig
-from barklite.pipeline import PREFIX_FRAMES, Pipeline
+from barklite.decode import stream
+from barklite.decode.pipeline import PREFIX_FRAMES, Pipeline
+from barklite.storage import atomic
 from tests import builders
 
 VOICE = builders.voice("announcer")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from barklite.tokenizer import Bytes, SentencePiece, WordPiece, _clean, _words
+from barklite.text.tokenizer import Bytes, SentencePiece, WordPiece, _clean, _words
 from tests import builders
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from barklite import Voice, generate
-from barklite.fine import FineGPT
-from barklite.gpt import GPT
-from barklite.tokenizer import Bytes
+from barklite import Voice
+from barklite.decode import generate
+from barklite.models.fine import FineGPT
+from barklite.models.gpt import GPT
+from barklite.text.tokenizer import Bytes
 from barklite.training import codec as codec_training
 from barklite.training import loop, prepare, steps, tokens
 from barklite.training.data import Writer

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from barklite import Bark, BarkConfig, GenerationConfig, checkpoint
+from barklite import Bark, BarkConfig, GenerationConfig
+from barklite.storage import checkpoint
 from barklite.training import loop, prepare, recipe, spoken, steps, texts
 from barklite.training.__main__ import main
 from barklite.training.data import Corpus

@@ -9,8 +9,8 @@ import pytest
 import scipy.io.wavfile
 import torch
 
-from barklite.codec import Codec
 from barklite.config import CodecConfig
+from barklite.models.codec import Codec
 from barklite.training import spectrum
 from barklite.training.data import VALIDATION, Corpus, Writer, from_folder
 from barklite.training.quantizer import DECAY, ResidualQuantizer

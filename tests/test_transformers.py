@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from barklite import Bark, GenerationConfig, SamplingConfig, Voice
-from barklite.gpt import KVCache
-from barklite.sampling import generator
+from barklite.decode.sampling import generator
+from barklite.models.gpt import KVCache
 from tests import builders
 
 transformers = pytest.importorskip("transformers", reason="the oracle, transformers, is not installed")
@@ -90,8 +90,8 @@ def test_codec(bark, oracle, frames, tmp_path):
 
 @torch.no_grad()
 def test_codec_encoder(oracle):
-    from barklite.codec import Codec
     from barklite.config import CodecConfig
+    from barklite.models.codec import Codec
     from weights_convert import encodec
 
     theirs = oracle.codec_model

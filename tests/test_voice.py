@@ -298,7 +298,7 @@ def test_a_voice_of_another_model(tiny):
 
 
 def test_device_of_history_is_the_models(tiny):
-    from barklite.generate import trim_history
+    from barklite.decode.generate import trim_history
 
     semantic, coarse = trim_history(builders.voice("a"), GenerationConfig(), tiny.config.tokens)
     assert semantic.dtype == coarse.dtype == torch.int64

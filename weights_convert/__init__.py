@@ -3,7 +3,7 @@
 `suno`, `huggingface` and `encodec` each know one publisher's layout. They are pure: no files, no modules, and
 no arithmetic but the folding of weight norm. They are strict both ways: a key that is missing or unknown is a
 ValueError that names it as the publisher does. Shapes are checked when the model is built
-(barklite.checkpoint).
+(barklite.storage.checkpoint).
 """
 
 from collections.abc import Iterable, Mapping

@@ -5,11 +5,11 @@ import dataclasses
 import torch
 from torch import nn
 
-from barklite import checkpoint
-from barklite.codec import Codec
 from barklite.config import FineConfig, GPTConfig
-from barklite.fine import FineGPT
-from barklite.gpt import GPT, Head
+from barklite.models.codec import Codec
+from barklite.models.fine import FineGPT
+from barklite.models.gpt import GPT, Head
+from barklite.storage import checkpoint
 from weights_convert import huggingface
 
 

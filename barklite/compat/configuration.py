@@ -2,8 +2,8 @@
 with its names, aliases and defaults (spec 3.9).
 
 A configuration is a bag of attributes with a table of defaults; what else is given stays as an attribute. It
-is read from a directory in any of the layouts of `barklite.layouts`, or from the Hub. The configurations of
-generation are here too, from the floor below.
+is read from a directory in any of the layouts of `barklite.storage.formats`, or from the Hub. The
+configurations of generation are here too, from the floor below.
 """
 
 import copy
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from barklite import config as own
-from barklite.layouts import read_json
+from barklite.storage.formats import read_json
 
 from .files import Saved, hub_options, read_config
 from .generation import (

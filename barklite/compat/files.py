@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from barklite import atomic, hub
 from barklite import config as own
-from barklite.hub import fetch_file, is_repo_id
-from barklite.layouts import open_checkpoint, read_json
+from barklite.storage import atomic, hub
+from barklite.storage.formats import open_checkpoint, read_json
+from barklite.storage.hub import fetch_file, is_repo_id
 
 HUB_OPTIONS = ("revision", "local_files_only", "cache_dir", "force_download", "token", "subfolder")
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from barklite import config as own
-from barklite.layouts import read_json
+from barklite.storage.formats import read_json
 
 from .files import Saved, hub_options, locate, read_config
 

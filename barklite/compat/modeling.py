@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from barklite.fine import FineGPT
-from barklite.generate import (
+from barklite.decode.generate import (
     coarse_codes,
     coarse_length,
     coarse_row,
@@ -16,18 +15,15 @@ from barklite.generate import (
     semantic_length,
     semantic_row,
 )
-from barklite.gpt import GPT, Embedding, Head, cross_entropy
+from barklite.decode.slots import passes
 from barklite.inspect import trace
-from barklite.slots import passes
+from barklite.models.fine import FineGPT
+from barklite.models.gpt import GPT, Embedding, Head, cross_entropy
 from weights_convert import huggingface
 
 from .building import empty, randomised
 from .configuration import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
-from .generation import (
-    BarkCoarseGenerationConfig,
-    BarkFineGenerationConfig,
-    BarkSemanticGenerationConfig,
-)
+from .generation import BarkCoarseGenerationConfig, BarkFineGenerationConfig, BarkSemanticGenerationConfig
 from .outputs import Appending, CausalLMOutputWithPast, DynamicCache, MaskedLMOutput
 from .pretrained import BarkPreTrainedModel, Source, loaded, ours
 from .settings import coarse_settings, fine_settings, semantic_settings, tokens_of

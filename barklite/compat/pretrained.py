@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import _IncompatibleKeys
 
-from barklite import checkpoint, hub, layouts
-from barklite.codec import Codec
+from barklite.models.codec import Codec
+from barklite.storage import checkpoint, hub
+from barklite.storage import formats as layouts
 from weights_convert import huggingface
 
 from .building import empty

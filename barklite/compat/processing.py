@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from barklite import atomic
-from barklite.layouts import VOCABULARY_HELP, read_json
-from barklite.tokenizer import KINDS, Tokenizer, WordPiece
+from barklite.storage import atomic
+from barklite.storage.formats import VOCABULARY_HELP, read_json
+from barklite.text.tokenizer import KINDS, Tokenizer, WordPiece
 from barklite.voice import ARRAYS, MAX_BYTES, read_array
 from weights_convert.huggingface import vocabulary
 
@@ -41,15 +41,15 @@ TOKENIZER_CONFIG = {
 class BarkProcessor:
     """Texts to ids, names of voices to arrays.
 
-    tokenizer: one of `barklite.tokenizer`'s. speaker_embeddings: {voice: {array: path}}, with "repo_or_path"
-    for the directory or Hub id that the paths start from ("/" without it).
+    tokenizer: one of `barklite.text.tokenizer`'s. speaker_embeddings: {voice: {array: path}}, with
+    "repo_or_path" for the directory or Hub id that the paths start from ("/" without it).
     """
 
     def __init__(self, tokenizer: Tokenizer, speaker_embeddings: Mapping | None = None):
         if not isinstance(tokenizer, Tokenizer):
             kinds = ", ".join(kind.__name__ for kind in KINDS.values())
             raise TypeError(
-                f"tokenizer is {type(tokenizer).__name__}; give one of barklite.tokenizer: {kinds}"
+                f"tokenizer is {type(tokenizer).__name__}; give one of barklite.text.tokenizer: {kinds}"
             )
         self.tokenizer = tokenizer
         self.speaker_embeddings = speaker_embeddings

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from barklite.config import TokenConfig
-from barklite.gpt import GPT
-from barklite.sampling import generator
-from barklite.slots import Slots, through
+from barklite.decode.sampling import generator
+from barklite.decode.slots import Slots, through
+from barklite.models.gpt import GPT
 from barklite.voice import Voice
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from barklite.config import TokenConfig
-from barklite.engine import PLAIN
-from barklite.pipeline import decode_audio
+from barklite.decode.engine import PLAIN
+from barklite.decode.pipeline import decode_audio
 from weights_convert import huggingface
 
 from .building import empty, randomised

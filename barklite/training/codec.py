@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..atomic import write_bytes
-from ..codec import Codec
 from ..config import BarkConfig, CodecConfig
-from ..inputs import first_line
+from ..models.codec import Codec
+from ..storage.atomic import write_bytes
+from ..validation import first_line
 from .data import Corpus
 from .loop import Loss, Machine, Run, Settings
 from .quantizer import ResidualQuantizer

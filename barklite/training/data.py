@@ -16,8 +16,8 @@ from zipfile import is_zipfile
 
 import numpy as np
 
-from ..atomic import write_bytes
-from ..inputs import mono
+from ..storage.atomic import write_bytes
+from ..validation import mono
 
 ARRAYS = {"audio": "i2", "semantic": "u2", "spans": "u2"}
 VALIDATION = 51  # every 51st row is kept from training: odd, or of two speakers in turn it were always one

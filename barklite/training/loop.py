@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..atomic import write_bytes, writing
-from ..inputs import first_line, pick_device
+from ..storage.atomic import write_bytes, writing
+from ..validation import first_line, pick_device
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and what is worth logging
 

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from .. import hub
-from ..atomic import write_bytes
 from ..config import BarkConfig
-from ..english import spell_out
-from ..layouts import read_json
-from ..tokenizer import KINDS, Tokenizer, check_vocabulary
+from ..storage import hub
+from ..storage.atomic import write_bytes
+from ..storage.formats import read_json
+from ..text.english import spell_out
+from ..text.tokenizer import KINDS, Tokenizer, check_vocabulary
 from .data import Corpus, Writer, from_folder
 from .recipe import FRAMES_A_PHONEME, SPEAKERS, Recipe, voice_config
 from .spoken import PHONEMES, write_corpus

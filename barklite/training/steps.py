@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .. import checkpoint, codec, hub
 from ..config import BarkConfig, TokenConfig
-from ..layouts import Checkpoint
+from ..models import codec
+from ..storage import checkpoint, hub
+from ..storage.formats import Checkpoint
 from ..voice import Voice
 from . import codec as codec_training
 from . import tokens

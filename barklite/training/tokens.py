@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BarkConfig, GenerationConfig, TokenConfig
-from ..fine import FineGPT
-from ..generate import coarse_prompt, coarse_view, fine_windows, trim_history
-from ..gpt import GPT
-from ..tokenizer import Tokenizer
+from ..decode.generate import coarse_prompt, coarse_view, fine_windows, trim_history
+from ..models.fine import FineGPT
+from ..models.gpt import GPT
+from ..text.tokenizer import Tokenizer
 from ..voice import Voice
 from .data import Corpus
 from .loop import Loss, Run

@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..config import BarkConfig
+from ..models.codec import Codec
+from ..models.fine import FineGPT
+from ..models.gpt import GPT
+from ..speed.quantize import round_rows
+from ..text.tokenizer import KINDS, Tokenizer
+from ..validation import DTYPES
+from ..voice import Voice
 from . import atomic
-from .codec import Codec
-from .config import BarkConfig
-from .fine import FineGPT
-from .gpt import GPT
-from .inputs import DTYPES
-from .layouts import Checkpoint, is_native, open_checkpoint
-from .quantize import round_rows
-from .tokenizer import KINDS, Tokenizer
-from .voice import Voice
+from .formats import Checkpoint, is_native, open_checkpoint
 
 MODELS: dict[str, type[nn.Module]] = {"semantic": GPT, "coarse": GPT, "fine": FineGPT, "codec": Codec}
 

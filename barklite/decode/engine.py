@@ -1,6 +1,6 @@
 """What a row asks for, how a token is chosen, and the plain engine that computes it.
 
-`Engine` computes plainly, as the oracle; compile.py and graphs.py do the same fast. Axes: B rows, T
+`Engine` computes plainly, as the oracle; `speed` does the same fast. Axes: B rows, T
 positions, S positions seen so far, H heads, d width of a head, V vocabulary.
 """
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .codec import Codec
-from .config import GPTConfig, SamplingConfig
-from .fine import FineGPT
-from .gpt import GPT
+from ..config import GPTConfig, SamplingConfig
+from ..models.codec import Codec
+from ..models.fine import FineGPT
+from ..models.gpt import GPT
 from .sampling import draw, probabilities
 
 

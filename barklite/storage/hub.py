@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from ..config import TokenConfig
+from ..voice import Voice
 from . import atomic
 from .checkpoint import convert
-from .config import TokenConfig
-from .layouts import ARRAYS, huggingface_voices, is_native, open_checkpoint, read_huggingface_voice
-from .voice import Voice
+from .formats import ARRAYS, huggingface_voices, is_native, open_checkpoint, read_huggingface_voice
 
 VOICES_REPO = "suno/bark-small"  # whose voices serve every checkpoint with Bark's id spaces
 WEIGHTS = (  # the first form that is there is fetched

@@ -1,7 +1,7 @@
 """The three stages, each the algorithm for one row: spec section 4 as code.
 
 A row is a coroutine: it yields what it wants computed, gets tokens or logits back, and returns its result.
-slots.py runs one of them, or many together. Its `generator` is the row's own, and the thread that ties the
+`slots` runs one of them, or many together. Its `generator` is the row's own, and the thread that ties the
 stages together: given to them in order, it makes the noise that the named system draws.
 """
 
@@ -13,13 +13,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .config import GenerationConfig, TokenConfig
+from ..config import GenerationConfig, TokenConfig
+from ..models.fine import FineGPT
+from ..models.gpt import GPT
+from ..voice import Voice
 from .engine import PLAIN, Choice, Draw, Engine, Pass
-from .fine import FineGPT
-from .gpt import GPT
 from .sampling import draw, exponential, probabilities
 from .slots import Slots, Tick, not_finite, passes, silent, through
-from .voice import Voice
 
 # --- text to semantic tokens --------------------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codec import Codec
-from .config import SamplingConfig
-from .engine import Choice, Engine, SlotCache
-from .fine import FineGPT
-from .gpt import GPT
-from .inputs import first_line
+from ..config import SamplingConfig
+from ..decode.engine import Choice, Engine, SlotCache
+from ..models.codec import Codec
+from ..models.fine import FineGPT
+from ..models.gpt import GPT
+from ..validation import first_line
 
 
 class StaticCache(SlotCache):

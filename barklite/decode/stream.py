@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .codec import Codec
+from ..models.codec import Codec
+from ..voice import Voice
 from .pipeline import PREFIX_FRAMES, Job, Pipeline
-from .voice import Voice
 
 
 def in_order(

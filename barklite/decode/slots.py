@@ -1,6 +1,6 @@
 """Rows that go through a stage together, each in its own slot, with its own position, noise and end.
 
-A stage's algorithm for one row (generate.py) is a coroutine: it yields what it wants computed, a `Draw` or a
+A stage's algorithm for one row (`generate`) is a coroutine: it yields what it wants computed, a `Draw` or a
 `Pass`, and gets tokens or logits back. `Slots` runs any number of them: what a row gets does not depend on
 its neighbours, and a row that ends makes room for the next.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import TokenConfig
+from ..config import TokenConfig
+from ..models.fine import FineGPT
+from ..models.gpt import GPT
 from .engine import PLAIN, Choice, Draw, Engine, Pass, engine_of
-from .fine import FineGPT
-from .gpt import GPT
 from .sampling import exponential
 
 Tick = Callable[[int], object]  # is told of tokens or passes as they are made

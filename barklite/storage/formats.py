@@ -19,9 +19,9 @@ from torch import Tensor
 
 from weights_convert import encodec, huggingface, suno
 
-from .config import BarkConfig, TokenConfig
-from .tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
-from .voice import ARRAYS, BUILT_IN, MAX_BYTES, Voice, names_in, read_array
+from ..config import BarkConfig, TokenConfig
+from ..text.tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
+from ..voice import ARRAYS, BUILT_IN, MAX_BYTES, Voice, names_in, read_array
 
 MODELS = ("semantic", "coarse", "fine", "codec")
 ENCODEC_FILE = "encodec_24khz-d7cc33bc.th"

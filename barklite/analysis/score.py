@@ -1,6 +1,6 @@
 """How probable given tokens are: the three stages with teacher forcing.
 
-Each function drives the stage's own algorithm (generate.py) and answers with the given tokens where
+Each function drives the stage's own algorithm (`decode.generate`) and answers with the given tokens where
 generation would draw, so prompts, histories and windows are those of generation. Log-probabilities are
 natural, of the model's own distribution over the ids that are eligible: temperature 1, no filter. Axes: N
 semantic tokens, K codebooks, T frames.
@@ -14,12 +14,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .config import GenerationConfig, SamplingConfig, TokenConfig
-from .fine import FineGPT
-from .generate import coarse_row, fine_row, fine_windows, semantic_row
-from .gpt import GPT
-from .slots import not_finite
-from .voice import Voice
+from ..config import GenerationConfig, SamplingConfig, TokenConfig
+from ..decode.generate import coarse_row, fine_row, fine_windows, semantic_row
+from ..decode.slots import not_finite
+from ..models.fine import FineGPT
+from ..models.gpt import GPT
+from ..voice import Voice
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fine import FineGPT
-from .gpt import GPT, Attention, Embedding, Head
+from ..models.fine import FineGPT
+from ..models.gpt import GPT, Attention, Embedding, Head
 
 FORMATS = ("int8", "int4")
 GROUP = 32  # inputs that share an int4 scale

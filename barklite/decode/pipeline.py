@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import GenerationConfig, TokenConfig
+from ..models.codec import Codec
+from ..voice import Voice
 from . import generate, sampling
-from .codec import Codec
-from .config import GenerationConfig, TokenConfig
 from .engine import Engine, engine_of
 from .slots import Slots, passes
-from .voice import Voice
 
 PREFIX_FRAMES = 7  # from so many frames on, audio does not depend on the frames that follow (spec 6.2)
 

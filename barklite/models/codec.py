@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .config import CodecConfig
+from ..config import CodecConfig
 
 
 class Conv(nn.Conv1d):

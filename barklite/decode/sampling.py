@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import SamplingConfig
+from ..config import SamplingConfig
 
 MAX_SEED = 2**32 - 1
 

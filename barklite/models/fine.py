@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .config import FineConfig
+from ..config import FineConfig
 from .gpt import Block, Embedding, cross_entropy
 
 

@@ -1,6 +1,6 @@
 """`compile=True`: a faster engine for `generate`, applied from outside.
 
-On CUDA that is graphs.py. On the CPU one block's step for one token becomes a C++ function (PyTorch's
+On CUDA that is `graphs`. On the CPU one block's step for one token becomes a C++ function (PyTorch's
 AOTInductor), with weights and cache as arguments: every layer of both models calls it, and it is kept on disk
 for the next process.
 """
@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..decode.engine import Engine, SlotCache
+from ..models.gpt import GPT
+from ..storage.hub import cache_directory
+from ..validation import first_line
 from . import quantize
-from .engine import Engine, SlotCache
-from .gpt import GPT
 from .graphs import Graphs
-from .hub import cache_directory
-from .inputs import first_line
 
 
 def check_compile(compile: bool, device: torch.device) -> None:

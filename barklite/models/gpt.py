@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .config import GPTConfig
+from ..config import GPTConfig
 
 
 class KVCache:

@@ -10,8 +10,8 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from . import atomic
-from .config import TokenConfig
+from ..config import TokenConfig
+from ..storage import atomic
 
 MAX_WORD = 100  # a longer word is one [UNK]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
