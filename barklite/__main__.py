@@ -146,13 +146,14 @@ def _speak(arguments: list[str]) -> int:
             options.voice,
             options.seed,
             config,
-            progress,
+            progress=progress,
             pause=options.pause,
             batch_size=options.batch_size,
             retries=options.retries,
         )
     else:
-        clips = [bark.generate(text, options.voice, options.seed, config, progress, options.retries)]
+        run = dict(progress=progress, retries=options.retries)
+        clips = [bark.generate(text, options.voice, options.seed, config, **run)]
     _write(options, clips)
     return 0
 

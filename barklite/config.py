@@ -10,7 +10,12 @@ Axes, in this order everywhere: B batch, T positions or frames, K codebooks, H h
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 RULES = ("suno", "transformers")
 FORMAT_VERSION = 1
@@ -118,11 +123,17 @@ class TokenConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How one token is drawn. temperature 0 takes the likeliest; None switches a filter off."""
+    """How one token is drawn. temperature 0 is greedy; None switches a filter off.
+
+    filter: a function of your own, applied before the other filters: (logits (B, V), past) -> logits (B, V).
+        `past` has an int64 tensor (n,) a row: the indices into V that the row drew earlier in this stage.
+        It runs in Python at every step of the semantic and coarse models, and is not saved.
+    """
 
     temperature: float = 0.7
     top_k: int | None = None
     top_p: float | None = None
+    filter: Callable | None = dataclasses.field(default=None, metadata={"saved": False})
 
     def __post_init__(self) -> None:
         if not (_number(self.temperature) and (self.temperature == 0 or self.temperature >= 1e-6)):
@@ -133,6 +144,8 @@ class SamplingConfig:
             )
         if self.top_p is not None and not (_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p!r}; it must lie in (0, 1], or be None for all")
+        if self.filter is not None and not callable(self.filter):
+            raise ValueError(f"filter is {self.filter!r}; it must be a function of logits and past, or None")
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,8 @@ class GenerationConfig:
         for name in ("semantic", "coarse", "fine"):
             if not isinstance(getattr(self, name), SamplingConfig):
                 raise ValueError(f"{name} must be a SamplingConfig, for example SamplingConfig(0.7)")
+        if self.fine.filter is not None:
+            raise ValueError("a filter is for the semantic and coarse stages: the fine stage has none")
         if self.min_eos_p is not None and not (_number(self.min_eos_p) and 0 < self.min_eos_p <= 1):
             raise ValueError(f"min_eos_p is {self.min_eos_p!r}; it must lie in (0, 1], or be None")
         if not (_whole(self.max_semantic_tokens) and self.max_semantic_tokens >= 1):
@@ -201,6 +216,67 @@ class GenerationConfig:
         while seconds <= self.max_seconds and n < self.max_semantic_tokens:
             n, seconds = n + 1, seconds + 1 / tokens.semantic_rate
         return n
+
+
+class Options:
+    """Keyword arguments of several functions, in one place."""
+
+    @classmethod
+    def of(cls, given: dict, *names: str):
+        """An instance with the entries of `given`; TypeError for one that is not among `names`."""
+        allowed = names or tuple(field.name for field in dataclasses.fields(cls))
+        if unknown := [name for name in given if name not in allowed]:
+            raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join(allowed)}")
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class LoadOptions(Options):
+    """How `Bark.from_pretrained` loads a model.
+
+    device: None takes CUDA, else MPS, else the CPU.
+    dtype: of the three token models' weights. None keeps the file's; the built-in model becomes float32. The
+        codec is always float32, and so are activations on a CPU.
+    compile: compile the decoding step now, on a CPU or CUDA: seconds to a minute the first time on a machine,
+        less later. The CPU needs a C++ compiler (g++ or clang++).
+    quantize: "int8" or, on a CPU, "int4": smaller weights of the token models, which change the tokens.
+    offload: keep the models on the CPU and move each to `device` for its stage.
+    revision, local_files_only: for a Hub id; nothing else is ever fetched.
+    encoder: load the codec's encoder too, for `Bark.encode`.
+    """
+
+    device: "torch.device | str | None" = None
+    dtype: "torch.dtype | str | None" = None
+    compile: bool = False
+    quantize: str | None = None
+    offload: bool = False
+    revision: str | None = None
+    local_files_only: bool = False
+    encoder: bool = False
+
+
+@dataclass(frozen=True)
+class RunOptions(Options):
+    """How a generation runs. None of these changes a clip, but for `retries` and `pause`.
+
+    progress: bars on stderr; None: only on a terminal.
+    batch_size: texts at a time; as one ends, the next begins. None is 8 on a CPU, else 32, or fewer where
+        memory is short.
+    retries: how often to try another seed if a text does not end within the length limit, or gives no sound.
+        The clip reports the seed that it has.
+    pause: seconds of silence between the sentences of a stream.
+    piece: seconds of audio that `stream_audio` gives at a time.
+    """
+
+    progress: bool | None = False
+    batch_size: int | None = None
+    retries: int = 0
+    pause: float = 0.25
+    piece: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not _whole(self.retries) or self.retries < 0:
+            raise ValueError(f"retries is {self.retries!r}; it must be a whole number from 0 on")
 
 
 @dataclass(frozen=True)
@@ -349,7 +425,7 @@ class BarkConfig:
 
     def to_dict(self) -> dict:
         """Plain JSON types, with the format's version."""
-        return {"model_type": "barklite", "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return {"model_type": "barklite", "format_version": FORMAT_VERSION, **_saved(self)}
 
     @classmethod
     def from_dict(cls, data: dict) -> "BarkConfig":
@@ -365,11 +441,19 @@ class BarkConfig:
         return _build(cls, data, "")
 
 
+def _saved(value):
+    """The inverse of `_build`."""
+    if not dataclasses.is_dataclass(value):
+        return list(value) if isinstance(value, tuple) else value
+    fields = (field.name for field in dataclasses.fields(value) if field.metadata.get("saved", True))
+    return {name: _saved(getattr(value, name)) for name in fields}
+
+
 def _build(cls: type, data: dict, path: str):
     """`data` as an instance of dataclass `cls`, strictly: JSON types are checked against the annotations."""
     if not isinstance(data, dict):
         raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("saved", True)}
     for name in data.keys() - fields.keys():
         raise ValueError(f"unknown entry {path}{name}")
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}

@@ -357,7 +357,7 @@ def test_output_to_a_pipe_and_through_a_link(command, native, tmp_path):
 
 @pytest.mark.parametrize("stage", ["loading", "semantic", "coarse", "fine", "codec", "writing"])
 def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
-    from barklite.decode import generate
+    from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
     from barklite.models.codec import Codec
     from barklite.storage import atomic, checkpoint
 
@@ -366,9 +366,9 @@ def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
 
     place, name = {
         "loading": (checkpoint, "load_model"),
-        "semantic": (generate, "semantic_row"),
-        "coarse": (generate, "coarse_row"),
-        "fine": (generate, "fine_row"),
+        "semantic": (SemanticStage, "start"),
+        "coarse": (CoarseStage, "start"),
+        "fine": (FineStage, "start"),
         "codec": (Codec, "decode"),
         "writing": (os, "replace"),
     }[stage]

@@ -7,18 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from barklite.decode.generate import (
-    coarse_codes,
-    coarse_length,
-    coarse_row,
-    fine_row,
-    semantic_length,
-    semantic_row,
-)
-from barklite.decode.slots import passes
+from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
 from barklite.inspect import trace
 from barklite.models.fine import FineGPT
 from barklite.models.gpt import GPT, Embedding, Head, cross_entropy
+from barklite.reference import coarse_codes
 from weights_convert import huggingface
 
 from .building import empty, randomised
@@ -27,7 +20,7 @@ from .generation import BarkCoarseGenerationConfig, BarkFineGenerationConfig, Ba
 from .outputs import Appending, CausalLMOutputWithPast, DynamicCache, MaskedLMOutput
 from .pretrained import BarkPreTrainedModel, Source, loaded, ours
 from .settings import coarse_settings, fine_settings, semantic_settings, tokens_of
-from .stages import decoded, generators, padded, required, rows_of, voice_of
+from .stages import decoded, padded, required, rows_of, voice_of
 
 
 class TokenModel(BarkPreTrainedModel):
@@ -228,10 +221,10 @@ class BarkSemanticModel(BarkCausalModel):
             raise IndexError("input_ids has ids that the model has no embedding for")
         voice = voice_of(history_prompt, t)
         with self._ready():
-            coroutines = [semantic_row(self.model, row, voice, settings, t) for row in rows]
-            made = decoded("semantic", self.model, coroutines, _noise, semantic_length(settings, t))
+            stage = SemanticStage(self.model, settings, t)
+            made = [stage.result(one) for one in decoded(stage, rows, voice, _noise)]
         end = torch.tensor([t.semantic_eos], device=self.device)
-        made = [torch.cat((row, end)) if reason == "eos" else row for row, reason, _ in made]
+        made = [torch.cat((row, end)) if reason == "eos" else row for row, reason in made]
         return padded(made, t.semantic_eos)
 
 
@@ -265,8 +258,8 @@ class BarkCoarseModel(BarkCausalModel):
         rows = rows_of(semantic_output, "semantic_output").to(self.device)
         rows = [row[(row != t.semantic_eos) & (row != t.coarse_pad)] for row in rows]
         with self._ready():
-            coroutines = [coarse_row(self.model, row, voice, settings, t) for row in rows]
-            made = decoded("coarse", self.model, coroutines, _noise, coarse_length(settings, t))
+            made = decoded(CoarseStage(self.model, settings, t), rows, voice, _noise)
+        made = [torch.tensor(one.tokens, dtype=torch.long, device=self.device) for one in made]
         made, lengths = padded(made, t.coarse_pad), [len(ids) for ids in made]
         return (made, torch.tensor(lengths, dtype=torch.int32)) if return_output_lengths else made
 
@@ -381,14 +374,10 @@ class BarkFineModel(TokenModel):
             raise RuntimeError(f"coarse_output has {rows.shape[1]} ids a row: no whole number of frames")
         # The first id of a frame is never the pad, by which a row that ended is filled up.
         rows = [row[: t.n_coarse * int((row[:: t.n_coarse] != t.coarse_pad).sum())] for row in rows]
-        noise = _noise or generators(len(rows), self.device)
         with self._ready():
-            coroutines = [
-                fine_row(self.model, coarse_codes(row, t), voice, g, settings, t)
-                for row, g in zip(rows, noise, strict=True)
-            ]
-            groups = [coroutines[i : i + 8] for i in range(0, len(rows), 8)]
-            made = [done.get() for group in groups for done in passes(self.model, group, t)]
+            coarse = [coarse_codes(row, t) for row in rows]
+            stage = FineStage(self.model, settings, t)
+            made = [stage.result(one) for one in decoded(stage, coarse, voice, _noise)]
         return padded(made, t.fine_pad)
 
 

@@ -135,5 +135,10 @@ class Appending:
     def __init__(self, cache):
         self.cache, self.length = cache, cache.get_seq_length()
 
+    def grow(self, T: int) -> tuple[Tensor, int]:
+        """The indices of T positions more, (T,), and how many positions are read from now on."""
+        self.length += T
+        return torch.arange(self.length - T, self.length), self.length
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return self.cache.update(k, v, layer)[:2]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from barklite.config import TokenConfig
+from barklite.decode.batch import run_stage
 from barklite.decode.sampling import generator
-from barklite.decode.slots import Slots, through
-from barklite.models.gpt import GPT
+from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
 from barklite.voice import Voice
 
 
@@ -51,18 +51,16 @@ def generators(n: int, device: torch.device) -> list[torch.Generator]:
 
 
 def decoded(
-    stage: str, model: GPT, rows: Sequence, noise: Sequence[torch.Generator] | None, length: int
+    stage: SemanticStage | CoarseStage | FineStage,
+    rows: Sequence,
+    voice: Voice | None,
+    noise: Sequence[torch.Generator] | None,
 ) -> list:
-    """What rows of a stage return, in their order; several go together."""
-    device = model.wpe.weight.device
+    """A stage's finished sequences for rows, in their order; several go together."""
+    device = stage.model.wpe.weight.device
     noise = noise or generators(len(rows), device)
-    slots, results = Slots(stage, model, min(len(rows), 8 if device.type == "cpu" else 32), length), {}
-    try:
-        for done in through(slots, zip(range(len(rows)), rows, noise, strict=True)):
-            results[done.key] = done.get()
-    finally:
-        slots.close()
-    return [results[i] for i in range(len(rows))]
+    given = [(row, voice, source) for row, source in zip(rows, noise, strict=True)]
+    return run_stage(stage, given, 8 if device.type == "cpu" else 32)
 
 
 def padded(rows: Sequence[Tensor], value: float) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from barklite.config import TokenConfig
-from barklite.decode.engine import PLAIN
-from barklite.decode.pipeline import decode_audio
+from barklite.decode.batch import synthesize
 from weights_convert import huggingface
 
 from .building import empty, randomised
@@ -112,7 +111,7 @@ class BarkModel(BarkPreTrainedModel):
             lengths = (fine_output[:, 0] < self.codec_model.config.codebook_size).sum(1).tolist()
         rows = [codes[:, : int(n)].to(self.device) for codes, n in zip(fine_output, lengths, strict=True)]
         with self._ready(self.codec_model):
-            audio = decode_audio(self.codec_model, rows, PLAIN)
+            audio = synthesize(self.codec_model, rows)
         if output_lengths is not None:
             return audio
         hop = self.codec_model.config.hop
