@@ -19,6 +19,10 @@ class Engine:
 
     chunk = 1  # steps between two checks for the end of a row
 
+    def supports(self, model: nn.Module) -> bool:
+        """Whether this engine computes what the model's own forward does. If not, the plain one runs it."""
+        return True
+
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
         """A cache with room for `rows` rows of up to `max_length` positions, none of them in use yet."""
         cache = model.new_cache(rows, max_length)
@@ -79,9 +83,9 @@ PLAIN = Engine()
 
 
 def engine_of(model: nn.Module, engine: Engine) -> Engine:
-    """`engine`, or the plain one if the model has forward hooks: only that one calls every module."""
+    """`engine`, or the plain one if the model has forward hooks or is not one that the engine supports."""
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    return PLAIN if hooked else engine
+    return engine if engine.supports(model) and not hooked else PLAIN
 
 
 def put_row(cache: KVCache, row: int, source: KVCache, index: int) -> None:

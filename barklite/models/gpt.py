@@ -90,7 +90,7 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer: int, rows: slice
+        self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer=0, rows=slice(None)
     ) -> Tensor:
         q, k, v = rearrange(self.c_attn(x), "B T (three H d) -> three B H T d", three=3, H=self.n_head)
         if cache is not None:
@@ -99,6 +99,7 @@ class Attention(nn.Module):
         return self.c_proj(rearrange(y, "B H T d -> B T (H d)"))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """A query is the last key that `mask` allows it; without a mask the T queries are the last keys."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 

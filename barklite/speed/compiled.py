@@ -92,16 +92,12 @@ class BlockStep(nn.Module):
             partial(product, *islice(weights, n))
             for product, n in zip(self.products, self.counts, strict=True)
         )
-        q, k, v = attn(materialized(F.layer_norm(x, x.shape, ln_1.float(), eps=self.eps))).view(
-            3, self.n_head, -1
-        )
+        q, k, v = attn(normalized(x, ln_1, self.eps)).view(3, self.n_head, -1)
         keys[:, -1], values[:, -1] = k.to(keys.dtype), v.to(values.dtype)
         scores = (q[:, None] * q.shape[-1] ** -0.5 * keys.float()).sum(-1)  # (H, S)
         y = (materialized(scores).softmax(-1)[..., None] * values.float()).sum(1)  # (H, d)
         x = materialized(x + proj(materialized(y.flatten())))
-        return x + down(
-            materialized(F.gelu(fc(materialized(F.layer_norm(x, x.shape, ln_2.float(), eps=self.eps)))))
-        )
+        return x + down(materialized(F.gelu(fc(normalized(x, ln_2, self.eps)))))
 
 
 class HeadStep(nn.Module):
@@ -139,6 +135,16 @@ class CompiledCPUEngine(Engine):
         self._forward: dict[KVCache, Callable] = {}  # of the caches in use
         for model in models:
             self._prepare(model)
+
+    def supports(self, model: nn.Module) -> bool:
+        """Whether all modules are barklite's own: the compiled code reads their weights, so an adapter, a
+        subclass or a replaced method would be lost.
+        """
+        known = quantize.PLAIN_MODULES | quantize.SMALL_MODULES
+        return not isinstance(model, GPT) or all(
+            type(module) in known and not {"forward", "attend"} & vars(module).keys()
+            for module in model.modules()
+        )
 
     def _prepare(self, model: GPT) -> None:
         """Compile for a model that is new, or whose weights have other dtypes or layouts than before: the

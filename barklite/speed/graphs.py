@@ -109,6 +109,10 @@ class CUDAGraphEngine(Engine):
             raise ValueError(f"compile=True on CUDA needs Triton and a C compiler: {reason}") from error
         self.seconds = time.perf_counter() - start
 
+    def supports(self, model: nn.Module) -> bool:
+        """Whether a causal model is a plain GPT: a step calls its blocks, and not its own forward."""
+        return not isinstance(model, GPT) or (type(model) is GPT and "forward" not in vars(model))
+
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
         """A pooled cache with at least `rows` rows, or a new one of the model's block size."""
         rows, pooled = next_power_of_two(rows), self._pooled.setdefault(model, [])
