@@ -14,6 +14,7 @@ from barklite.decode.batch import PREFIX_FRAMES, BatchDecoder, synthesize
 from barklite.decode.stages import CoarseStage
 from barklite.speed import graphs
 from tests import builders
+from tests.comparing import assert_same_clip as same
 
 VOICES = (None, builders.voice("a", 120), builders.voice("b", 700, 1), builders.voice("c", 33, 2))
 GREEDY = SamplingConfig(0)
@@ -38,15 +39,6 @@ def requests(n, seed=16):
         "".join(random.choice(list("abc de")) for _ in range(random.integers(1, 60))) + "." for _ in range(n)
     ]
     return [Request(text, VOICES[random.integers(len(VOICES))], int(s)) for s, text in enumerate(texts, seed)]
-
-
-def same(one, two):
-    assert one.semantic.tolist() == two.semantic.tolist()
-    assert one.codes.tolist() == two.codes.tolist()
-    assert (one.seed, one.finish_reason, one.text) == (two.seed, two.finish_reason, two.text)
-    assert np.allclose(one.audio, two.audio, atol=1e-5)
-    assert one.eos_p.shape == two.eos_p.shape
-    assert np.allclose(one.eos_p, two.eos_p, rtol=1e-4, atol=1e-9)
 
 
 def with_graphs(bark, compiler=lambda f, **_: f):

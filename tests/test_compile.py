@@ -18,6 +18,7 @@ from barklite.decode.sampling import TokenSampler
 from barklite.speed import compiled as compile
 from barklite.speed import graphs
 from tests import builders
+from tests.comparing import same_tokens as same
 
 ROOT = Path(__file__).resolve().parents[1]
 VOICE = builders.voice("announcer")
@@ -41,10 +42,6 @@ def wide(**options):
         fine=FineConfig(**size),
     )
     return Bark.from_config(config, seed=2, device="cpu", **options)
-
-
-def same(one, two):
-    return one.codes.tolist() == two.codes.tolist() and one.semantic.tolist() == two.semantic.tolist()
 
 
 def with_engine(bark, other_engine):

@@ -25,20 +25,10 @@ from barklite.training.quantizer import ResidualQuantizer
 from barklite.training.recipe import SETTINGS, voice_config
 from barklite.training.tokens import IGNORE, Coarse, Fine, Guide, Semantic, accuracy
 from tests import sounds
+from tests.comparing import same
 
 CPU = Machine(torch.device("cpu"))
 NAMES = ("semantic", "coarse", "fine", "decoder", "encoder")
-
-
-def same(one, other) -> bool:
-    """Equal to the last bit, whatever they are made of."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def log_of(directory) -> list[dict]:
