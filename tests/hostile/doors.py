@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import matplotlib.figure  # noqa: F401 (here, for it makes folders when it is first imported)
 import numpy as np
 import scipy.io.wavfile
 import torch

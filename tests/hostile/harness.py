@@ -204,6 +204,7 @@ def judge(door: Door, case: Case, seed: int, arena: Arena, watch: Watch) -> Verd
     """Run a case here. What kills or stops this process, the pool notices."""
     arena.prepare(door, case, seed)
     before = arena.around()
+    sys.stdin = io.TextIOWrapper(io.BytesIO(b"Hello.\n"))
     limit(MEMORY)
     error = None
     watch.seen, watch.on = [], True
@@ -318,7 +319,9 @@ def _keep(door: Door, case: Case, seed: int, verdict: Verdict, root: Path, keep:
     target = keep / verdict.kind / str(case).replace(":", "-")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(arena.case, target, symlinks=True)
+    with contextlib.suppress(shutil.Error):  # a pipe is not copied
+        shutil.copytree(arena.case, target, symlinks=True)
+    target.mkdir(parents=True, exist_ok=True)
     (target / "VERDICT.txt").write_text(
         f"{case} of seed {seed}: {verdict.kind}, {verdict.detail}\n\n{verdict.trace}\n",
         encoding="utf-8", errors="backslashreplace",
@@ -407,7 +410,7 @@ def _work(pipe, table: dict[str, Door], root: Path, seed: int) -> None:
     sink = open(os.devnull, "r+b")  # noqa: SIM115
     for stream in (0, 1, 2):
         os.dup2(sink.fileno(), stream)
-    sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
     arena = Arena(root)
     os.environ |= {"HOME": str(arena.root / "home"), "XDG_CACHE_HOME": str(arena.root / "home")}
     os.environ |= {"HF_HUB_OFFLINE": "1"}

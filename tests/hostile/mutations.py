@@ -53,7 +53,7 @@ def damaged(rng: Random, content: bytes, most: int = 16) -> bytes:
     out = bytearray(content)
     if rng.random() < 0.05:
         return rng.choice(
-            (b"", b"\0", b"{}", b"PK\3\4", b"\x80\2.", rng.randbytes(rng.randrange(200)), out * 2)
+            (b"", b"\0", b"{}", b"PK\3\4", b"\x80\2.", rng.randbytes(rng.randrange(200)), content * 2)
         )
     for _ in range(rng.choice((1, 1, 1, 2, 4, most))):
         start = rng.randrange(len(out) + 1)
@@ -110,9 +110,20 @@ def spoiled_json(rng: Random, text: bytes) -> bytes:
     if rng.random() < 0.08:
         wrap = rng.choice(VALUES).encode("utf-8", "surrogatepass")
         return rng.choice(
-            (wrap, b"\xef\xbb\xbf" + text, text + wrap, text.decode().encode("utf-16"), b"[" + text)
+            (
+                wrap,
+                b"\xef\xbb\xbf" + text,
+                text + wrap,
+                text.decode("utf-8", "replace").encode("utf-16"),
+                b"[" + text,
+            )
         )
-    tree, raw = json.loads(text), []
+    try:
+        tree, raw = json.loads(text), []
+    except (ValueError, RecursionError):  # spoiled before
+        return damaged(rng, text)
+    if not isinstance(tree, (dict, list)):
+        return damaged(rng, text)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         node = rng.choice(_containers(tree))
         if isinstance(node, dict) and node:
@@ -563,13 +574,84 @@ def spoiled_wav(rng: Random, content: bytes) -> bytes:
 
 
 def spoiled_protobuf(rng: Random, content: bytes) -> bytes:
-    """Fields of a message changed in type, length and value, and appended."""
-    if rng.random() < 0.5:
+    """A message with fields changed in type, length and value, doubled, lost or appended, at any depth."""
+    if rng.random() < 0.2:
         return damaged(rng, content, 4)
-    extra = bytes([rng.randrange(1, 16) << 3 | rng.choice((0, 1, 2, 5))]) + rng.randbytes(rng.randrange(12))
-    inner = bytes([rng.randrange(1, 8) << 3 | rng.choice((0, 2, 5))]) + rng.randbytes(rng.randrange(8))
-    section = bytes([rng.choice((1, 2, 3, 5)) << 3 | 2, len(inner)]) + inner
-    return rng.choice((content + extra, content + section, section + content, content + section * 3))
+    fields = _fields(content)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        if not fields:
+            return content
+        i = rng.randrange(len(fields))
+        number, kind, value = fields[i]
+        what = rng.randrange(8)
+        if what == 0:
+            del fields[i]
+        elif what == 1:
+            fields.insert(rng.randrange(len(fields) + 1), fields[i])
+        elif what == 2:
+            fields[i] = rng.randrange(1, 50), kind, value
+        elif what == 3:
+            fields.insert(i, (rng.randrange(1, 50), 0, rng.choice(NUMBERS)))
+        elif what == 4 and kind == 2:
+            fields[i] = (
+                number,
+                kind,
+                rng.choice((b"", damaged(rng, value, 2), value * 2, b"\0" * 64, b"\xff" * 9)),
+            )
+        elif kind == 2:
+            fields[i] = number, kind, spoiled_protobuf(rng, value)
+        elif kind == 0:
+            fields[i] = number, kind, rng.choice(NUMBERS)
+        else:
+            fields[i] = (
+                number,
+                kind,
+                rng.choice((b"\xff" * 4, b"\0\0\xc0\x7f", bytes(4), bytes(8), b"")) or value,
+            )
+    return b"".join(_field(*field) for field in fields)
+
+
+def _fields(content: bytes) -> list[tuple]:
+    """(number, wire type, value) of each field; what cannot be read is left out."""
+    found, at = [], 0
+    try:
+        while at < len(content):
+            tag, at = _varint(content, at)
+            if tag & 7 == 0:
+                value, at = _varint(content, at)
+            else:
+                size = {1: 8, 5: 4}.get(tag & 7)
+                if size is None:
+                    size, at = _varint(content, at)
+                value, at = content[at : at + size], at + size
+            found.append((tag >> 3, tag & 7, value))
+    except IndexError:
+        pass
+    return found
+
+
+def _field(number: int, kind: int, value: int | bytes) -> bytes:
+    tag = _encoded(number << 3 | kind)
+    if isinstance(value, int):
+        return tag + _encoded(value)
+    return tag + (value if kind in (1, 5) else _encoded(len(value)) + value)
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while True:
+        value |= (content[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if content[at - 1] < 128:
+            return value, at
+
+
+def _encoded(value: int) -> bytes:
+    value, out = value % 2**64, bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
 
 
 # --- lines ------------------------------------------------------------------------------------------------
