@@ -80,12 +80,17 @@ def sentence(error: Exception) -> str:
     """An error as one line; the operating system's with the file's name in front."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        reason = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
-        text = f"{os.fspath(error.filename)!s}: {reason}" if error.filename else reason
-        if isinstance(error, FileNotFoundError) and not error.filename and not _here():
+        text = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
+        if error.filename:
+            text = f"{_visible(str(error.filename))}: {text}"
+        elif isinstance(error, FileNotFoundError) and not _here():
             text = "the working directory is gone: change to another one"
-    text = " ".join(text.split())
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], text)
+    return _visible(" ".join(text.split()))
+
+
+def _visible(text: str) -> str:
+    """Control characters as Python writes them: in a file's name they could move a terminal's cursor."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: ascii(match[0])[1:-1], text)
 
 
 def _here() -> bool:

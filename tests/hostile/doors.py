@@ -337,7 +337,7 @@ ARGUMENTS = (
 WORTHS = (
     "", "0", "1", "-1", "2", "0.5", "1e-7", "nan", "inf", "-inf", "1e400", "9" * 30, "9" * 5000, "0x10", "1_0", "½", "٣",
     "cpu", "cuda:99", "meta", "float16", "int8", "int4", "float64", "suno", "transformers", "hello", "mine", "en", "a\nb",
-    "\udcff", "x" * 5000, "m", "out", "out.wav", "a\nb.wav", "../sentinel/voice.npz", "m/voices/mine.npz", "rows.jsonl",
+    "\udcff", "x" * 5000, "m", "out", "out.wav", "a\nb.wav", "m/voices/mine.npz", "rows.jsonl",
     "text.txt", "m/config.json", "/dev/null", "/dev/null/x.wav", ".", "..", "v.npz", "p.png", "p.xyz", "1/2", "2/1", "0/0",
     "-", "nowhere", "a/b", "\0",
 )  # fmt: skip
@@ -373,6 +373,8 @@ def run_command(main, arguments: list[str]) -> None:
     err = sys.stderr.getvalue()
     if "Traceback" in err:
         raise Wrong("a traceback on stderr")
+    if "a mistake in barklite" in err:
+        raise Wrong(err.splitlines()[-1][:200])
     lines = [line for line in err.splitlines() if not line.startswith(("usage:", " "))]
     if status != 0 and (status not in (1, 2) or not lines or "barklite" not in lines[-1]):
         raise Wrong(f"status {status} without a sentence\n{err}")

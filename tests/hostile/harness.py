@@ -1,4 +1,4 @@
-"""Cases in a pool of forked processes, and a verdict on each: accepted, refused in a sentence, or a defect."""
+"""Cases in a pool of forked processes, and a verdict on each: accepted, refused in a sentence, a defect."""
 
 import contextlib
 import faulthandler
@@ -24,6 +24,7 @@ from pathlib import Path
 MEMORY = 2**30  # bytes that a case may take
 SECONDS = 10.0  # that a case may last
 MESSAGE = 1000  # characters of an error; more is no sentence
+AGAIN = 50  # cases that seem to hang are tried a second time
 LIFE = 1000  # cases of a worker, which is then replaced: what leaks stays small
 DEFECTS = ("signal", "hang", "memory", "wrong", "outside")
 
@@ -294,16 +295,21 @@ def run(
             door.make(root / "base" / door.name)
         pool = _Pool(table, root, seed)
         stack.callback(pool.close)
-        for case, verdict in pool.judged(iter(cases), jobs):
-            if verdict.kind in ("signal", "hang"):  # once more, alone: the machine may only have been busy
-                again = list(pool.judged(iter([case]), 1))[-1][1]
-                verdict = again if again.kind in DEFECTS else verdict
-                if verdict.kind == "hang" and again.kind not in DEFECTS:
-                    verdict = again
+
+        def add(case: Case, verdict: Verdict) -> None:
             tally.add(case, verdict)
             if keep is not None and verdict.kind in DEFECTS:
                 _keep(table[case.door], case, seed, verdict, root, keep, tally)
             tick()
+
+        hung = []
+        for case, verdict in pool.judged(iter(cases), jobs):
+            if verdict.kind == "hang" and len(hung) < AGAIN:
+                hung.append(case)
+            else:
+                add(case, verdict)
+        for case in hung:  # once more, alone: the machine may only have been busy
+            add(*next(pool.judged(iter([case]), 1)))
     return tally
 
 
@@ -378,6 +384,7 @@ class _Pool:
             process = self.context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
+            ours.recv()  # it is ready: the first case's time begins
             self.workers[number] = _Worker(process, ours)
         return self.workers[number]
 
@@ -417,6 +424,7 @@ def _work(pipe, table: dict[str, Door], root: Path, seed: int) -> None:
     watch = Watch(arena)
     gc.collect()
     gc.freeze()
+    pipe.send(None)
     while True:
         try:
             case = pipe.recv()
