@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,11 +60,7 @@ def run(name: str, act: Callable[[], int], interrupted: str = "interrupted") -> 
         else:
             kind = type(error).__name__
             message = f"this is a mistake in barklite, please report it: {kind}: {sentence(error)}"
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):  # or Python would try again when it ends, and speak of it
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _settle(sys.stdout)
     if message:
         say(f"{name}: {message}".rstrip())
     return status or 1
@@ -74,6 +70,16 @@ def say(line: str) -> None:
     """Print a line on stderr, if that takes it."""
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr)
+    _settle(sys.stderr)
+
+
+def _settle(stream: TextIO) -> None:
+    """Write out what a stream holds, or forget it: else Python tries again at its end, and complains."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def sentence(error: Exception) -> str:

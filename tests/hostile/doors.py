@@ -329,17 +329,18 @@ def _spoil_results(rng: Random, folder: Path) -> None:
 # --- the command line ---------------------------------------------------------------------------------------
 
 ARGUMENTS = (
-    "--voice", "--save-voice", "--seed", "--rules", "--temperature", "--fine-temperature", "--top-k", "--top-p",
-    "--min-eos-p", "--max-seconds", "--retries", "--pause", "--batch-size", "--shard", "-o", "-i", "--plot", "-m",
-    "--device", "--dtype", "--quantize", "--revision", "--float", "-f", "-q", "--offload", "--version", "-h", "-",
-    "--nonsense", "voices", "convert", "--encoder",
+    "--voice", "--save-voice", "--seed", "--rules", "--temperature", "--fine-temperature", "--top-k",
+    "--top-p", "--min-eos-p", "--max-seconds", "--retries", "--pause", "--batch-size", "--shard", "-o",
+    "-i", "--plot", "-m", "--device", "--dtype", "--quantize", "--revision", "--float", "-f", "-q",
+    "--offload", "--version", "-h", "-", "--nonsense", "voices", "convert", "--encoder",
 )  # fmt: skip
 WORTHS = (
-    "", "0", "1", "-1", "2", "0.5", "1e-7", "nan", "inf", "-inf", "1e400", "9" * 30, "9" * 5000, "0x10", "1_0", "½", "٣",
-    "cpu", "cuda:99", "meta", "float16", "int8", "int4", "float64", "suno", "transformers", "hello", "mine", "en", "a\nb",
-    "\udcff", "x" * 5000, "m", "out", "out.wav", "a\nb.wav", "m/voices/mine.npz", "rows.jsonl",
-    "text.txt", "m/config.json", "/dev/null", "/dev/null/x.wav", ".", "..", "v.npz", "p.png", "p.xyz", "1/2", "2/1", "0/0",
-    "-", "nowhere", "a/b", "\0",
+    "", "0", "1", "-1", "2", "0.5", "1e-7", "nan", "inf", "-inf", "1e400", "9" * 30, "9" * 5000, "0x10",
+    "1_0", "½", "٣", "cpu", "cuda:99", "meta", "float16", "int8", "int4", "float64", "suno",
+    "transformers", "hello", "mine", "en", "a\nb", "\udcff", "x" * 5000, "m", "out", "out.wav",
+    "a\nb.wav", "m/voices/mine.npz", "rows.jsonl", "text.txt", "m/config.json", "/dev/null",
+    "/dev/null/x.wav", ".", "..", "v.npz", "p.png", "p.xyz", "1/2", "2/1", "0/0", "-", "nowhere", "a/b",
+    "\0",
 )  # fmt: skip
 
 
@@ -351,8 +352,9 @@ def _command(folder: Path) -> None:
 
 
 def _spoil_command(rng: Random, folder: Path) -> None:
-    start = rng.choice((["hello"], ["hello"], ["-i", "text.txt"], ["-i", "rows.jsonl", "-o", "d"], [], ["voices"],
-                        ["convert", "m"], ["-"]))  # fmt: skip
+    corpus = ["-i", "rows.jsonl", "-o", "d"]
+    starts = (["hello"], ["hello"], ["-i", "text.txt"], corpus, [], ["voices"], ["convert", "m"], ["-"])
+    start = rng.choice(starts)
     arguments = [*start, "-o", "out.wav"] if start and start[0] not in ("voices", "convert") else start
     for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 5))):
         option = rng.choice(ARGUMENTS)
@@ -473,21 +475,26 @@ def _prepare(folder: Path) -> None:
             run_command(training_command.main, arguments)
 
 
+def _hf(weights: str):
+    return lambda folder: _huggingface(folder, weights)
+
+
+SUNO = ("text_2.pt", "fine_2.pt", "encodec_24khz-d7cc33bc.th")
+ONE = "model.safetensors"
 TABLE = (
     Door("voice", _voice, _spoil_voice, _load_voice, 16),
     Door("wav", _wav, _spoil_wav, _load_wav, 8),
     Door("config", _native, _json("config.json"), _load, 8),
     Door("safetensors", _native, _weights(m.spoiled_safetensors, *NATIVE), _load, 8),
     Door("native-files", _native, _files, _convert, 1),
-    Door("bin", lambda f: _huggingface(f, "bin"), _weights(m.spoiled_torch, "pytorch_model.bin"), _load, 16),
-    Door("hf-safetensors", lambda f: _huggingface(f, "safetensors"),
-         _weights(m.spoiled_safetensors, "model.safetensors"), _load, 3),
-    Door("hf-config", lambda f: _huggingface(f, "safetensors"), _json("config.json", "generation_config.json"), _load, 8),
-    Door("hf-index", lambda f: _huggingface(f, "shards"), _json("model.safetensors.index.json"), _load, 3),
-    Door("hf-files", lambda f: _huggingface(f, "shards"), _files, _convert, 1),
-    Door("speakers", lambda f: _huggingface(f, "safetensors"), _spoil_speakers, _convert, 4),
+    Door("bin", _hf("bin"), _weights(m.spoiled_torch, "pytorch_model.bin"), _load, 16),
+    Door("hf-safetensors", _hf("safetensors"), _weights(m.spoiled_safetensors, ONE), _load, 3),
+    Door("hf-config", _hf("safetensors"), _json("config.json", "generation_config.json"), _load, 8),
+    Door("hf-index", _hf("shards"), _json(f"{ONE}.index.json"), _load, 3),
+    Door("hf-files", _hf("shards"), _files, _convert, 1),
+    Door("speakers", _hf("safetensors"), _spoil_speakers, _convert, 4),
     Door("tokenizer-json", _tokenizer_json, _json("tokenizer.json"), _load, 3),
-    Door("suno", _suno, _weights(m.spoiled_torch, "text_2.pt", "fine_2.pt", "encodec_24khz-d7cc33bc.th"), _load_suno, 4),
+    Door("suno", _suno, _weights(m.spoiled_torch, *SUNO), _load_suno, 4),
     Door("vocab", _vocab, _spoil_vocab, _load_vocab, 4),
     Door("sentencepiece", _sentencepiece, _spoil_sentencepiece, _load_sentencepiece, 6),
     Door("rows", _rows, _spoil_rows, _speak_rows, 8),
@@ -495,5 +502,5 @@ TABLE = (
     Door("command", _command, _spoil_command, _run_command, 6),
     Door("training", _training, _spoil_training, _go_on, 6),
     Door("recordings", _recordings, _spoil_recordings, _prepare, 6),
-)  # fmt: skip
+)
 DOORS = {door.name: door for door in TABLE}

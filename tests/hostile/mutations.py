@@ -405,10 +405,9 @@ def expression(rng: Random, depth: int = 3) -> bytes:
         return name_of(*rng.choice(GLOBALS))
     if kind == 3:
         length = rng.choice((0, 8, 2**20, 2**31 - 1, 2**33))
-        return rng.choice(
-            (b"\x96" + struct.pack("<Q", length), b"\x8e" + struct.pack("<Q", length), b"\x8b" + struct.pack("<i", 8),
-             b"B" + struct.pack("<I", length % 2**32), b"I" + b"9" * 5000 + b"\n", b"\x8d" + struct.pack("<Q", length))
-        ) + rng.randbytes(8)  # fmt: skip
+        quad, long = struct.pack("<Q", length), struct.pack("<I", length % 2**32)
+        heads = (b"\x96" + quad, b"\x8e" + quad, b"\x8d" + quad, b"B" + long, b"\x8b" + long)
+        return rng.choice((*heads, b"I" + b"9" * 5000 + b"\n")) + rng.randbytes(8)
     if kind == 4:
         return (
             b"("
