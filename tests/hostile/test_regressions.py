@@ -403,7 +403,7 @@ def test_nobody_without_a_home(tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [["-i", "a\nb\x1b[2J.txt"], ["hello", "-o", "no\nwhere/a.wav"], ["hello", "-m", "a\nb"], ["--a\nb"],
-     ["voices", "\n"], ["convert", "a\nb", "c"], ["-i", "a\nb.jsonl", "-o", "out"], ["x" * 10_000, "x" * 10_000]],
+     ["voices", "\n"], ["convert", "a\nb", "c"], ["-i", "a\nb.jsonl", "-o", "out"], ["x" * 10_000] * 2],
 )  # fmt: skip
 def test_one_line_whatever_the_name(arguments, capsys):
     try:
