@@ -323,6 +323,23 @@ def test_links_in_the_place_of_unfinished_files(name):
     assert Path("victim").read_text() == "precious"
 
 
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_what_lies_in_the_place_of_a_sound(planted):
+    """It is replaced: nothing is written through it."""
+    speak('{"text": "a"}')
+    Path("out/1.wav").unlink()
+    Path("victim").write_text("precious")
+    if planted == "link":
+        Path("out/1.wav").symlink_to(Path("victim").resolve())
+        Path("out/results.jsonl").write_bytes(b"")  # or the target would pass for the sound
+    else:
+        os.mkfifo("out/1.wav")
+    assert speak('{"text": "a"}')[0]["error"] is None
+    assert Path("victim").read_text() == "precious"
+    assert Path("out/1.wav").read_bytes()[:4] == b"RIFF"
+    assert not Path("out/1.wav").is_symlink()
+
+
 # --- commands -----------------------------------------------------------------------------------------------
 
 
