@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import __version__
+from .command import Parser, open_streams, run, say
 
 DESCRIPTION = """Speak a text with Bark.
 
@@ -31,31 +32,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command: exit status 0, 1 for an error, 2 for wrong usage, 130 if interrupted."""
     if arguments is None:  # this process is the command: what it began is to vanish when it is told to end
         arguments = sys.argv[1:]
+        open_streams()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
-    try:
+
+    def act() -> int:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"barklite: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: say(f"barklite: {message}")
             return command(arguments[1:]) if command else _speak(arguments)
-    except KeyboardInterrupt:
-        print("barklite: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output left: nobody is there to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except MemoryError as error:
-        print(f"barklite: not enough memory {error}".rstrip(), file=sys.stderr)
-    except (ValueError, OSError, ImportError) as error:  # the last for an extra that is not installed
-        print(f"barklite: {_sentence(error)}", file=sys.stderr)
-    except RuntimeError as error:  # PyTorch's word for a device that is out of memory, among others
-        if "out of memory" not in str(error):
-            raise
-        print("barklite: the device is out of memory: try --offload or a smaller model", file=sys.stderr)
-    return 1
+
+    return run("barklite", act)
 
 
 def _speak(arguments: list[str]) -> int:
-    parser = _parser("barklite", DESCRIPTION)
+    parser = Parser("barklite", DESCRIPTION)
     parser.add_argument("text", nargs="?", help='what to say; "-" reads standard input')
     parser.add_argument(
         "-i", "--input", metavar="FILE", help="a text file of any length, spoken by sentences; or a .jsonl"
@@ -199,7 +189,7 @@ def _corpus(options: argparse.Namespace) -> int:
             f"{done.clipped} had samples clipped to [-1, 1] (--float keeps them)" if done.clipped else "",
         ]
         made = f"{done.spoken} rows spoken, {done.seconds:.1f} s of sound"
-        print("; ".join([f"{options.output}: {made}", *filter(None, notes)]), file=sys.stderr)
+        say("; ".join([f"{options.output}: {made}", *filter(None, notes)]))
     return 1 if done.failed else 0
 
 
@@ -309,11 +299,11 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
         if first.first_audio is not None:
             note += f"; first sound after {first.first_audio:.1f} s"
         length = f"{writer.samples / first.sample_rate:.1f} s"
-        print(f"{options.output}: {length}, seed {first.seed}{note} ({spent})", file=sys.stderr)
+        say(f"{options.output}: {length}, seed {first.seed}{note} ({spent})")
 
 
 def _voices(arguments: list[str]) -> int:
-    parser = _parser(
+    parser = Parser(
         "barklite voices",
         "List the names for --voice, one a line. A line with # says which models have them.",
     )
@@ -338,7 +328,7 @@ def _voices(arguments: list[str]) -> int:
 
 
 def _convert(arguments: list[str]) -> int:
-    parser = _parser(
+    parser = Parser(
         "barklite convert", "Make a barklite checkpoint of a Hub id or a directory in any layout."
     )
     parser.add_argument("source", help="suno/bark, suno/bark-small, or a directory")
@@ -387,23 +377,6 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         "--compile", action="store_true", help="compile the steps: slow the first time, then faster"
     )
     group.add_argument("--offload", action="store_true", help="keep one model at a time on the device")
-
-
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        name,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def _sentence(error: Exception) -> str:
-    """An error as one line; the operating system's with the file's name in front."""
-    if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{error.strerror[:1].lower()}{error.strerror[1:]}"
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 KEYS = ("id", "text", "voice", "seed")  # of an input line
 FIELDS = (*KEYS, "line", "file", "duration", "finish_reason", "timings", "error")  # of a line of results
 MAX_LINE = 2**20  # bytes; a longer line is no row
+MAX_RESULT = 8 * MAX_LINE  # bytes; a longer line is no result: what was given is escaped there
 PATIENCE = 10  # seconds to wait for another process that puts the same results in order
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_SOUND = re.compile(_SAFE.pattern + r"\.wav")
 _TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{12}", re.IGNORECASE)  # devices, hashes
 
 
@@ -198,11 +200,13 @@ def _fill(record: dict, data: bytes) -> None:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise ValueError("not a row: too many brackets") from None
+    except ValueError:  # a number that Python does not take for its length
+        raise ValueError("not a row: a number has thousands of digits") from None
     if not isinstance(given, dict):
         raise ValueError('not an object such as {"id": "a", "text": "Hello."}')
     record["id"] = check_id(given.get("id")) if given.get("id") is not None else record["line"]
     if unknown := sorted(given.keys() - set(KEYS)):
-        raise ValueError(f"unknown key {unknown[0]!r}; there are {', '.join(KEYS)}")
+        raise ValueError(f"unknown key {unknown[0]!r:.40}; there are {', '.join(KEYS)}")
     for key, kind, word in (("text", str, "string"), ("voice", str, "string"), ("seed", int, "whole number")):
         value = given.get(key)
         if value is None and key == "text":
@@ -236,8 +240,8 @@ def _pending(
         if not record["error"]:
             try:
                 record["seed"] = row_seed(seed, record["id"], record["seed"])
-            except ValueError as error:
-                record["error"] = f"line {record['line']}: {error}"
+            except ValueError as error:  # which quotes a seed of any length
+                record["error"] = f"line {record['line']}: {error!s:.200}"
         if record["error"]:
             results.add(record | {"file": None})
             summary.failed += 1
@@ -371,8 +375,9 @@ class _Results:
         path = self.outdir / self.shard.results
         if sound is not None:
             unfinished = _unfinished(path)
+            unfinished.unlink(missing_ok=True)
             try:
-                with open(unfinished, "wb") as file:
+                with open(unfinished, "xb") as file:  # never through somebody's link
                     file.write(sound)
                     _sync(file)
                 os.replace(unfinished, self.outdir / record["file"])
@@ -390,11 +395,11 @@ class _Results:
     def _pruned(self, path: Path, file: BinaryIO) -> BinaryIO:
         """Results without the lines that must go: the locked `file`, or the one that took its place."""
         shorter = path.with_name(f".{path.name}.partial")
-        new, dropped = _locked(shorter), 0
+        shorter.unlink(missing_ok=True)
+        new, dropped = _locked(shorter, "xb"), 0  # never through somebody's link
         try:
-            new.truncate(0)
             with open(path, "rb") as lines:
-                for line in lines:
+                for line in iter(lambda: lines.readline(MAX_RESULT), b""):
                     if self._stays(line):
                         new.write(line)
                     else:
@@ -417,28 +422,32 @@ class _Results:
         """Whether a line of results is whole and another shard's, or that of a row that is done."""
         try:
             record = json.loads(line)
-            key, name = _key(record), str(record["file"])
+            key, name, error = _key(record), record["file"], record["error"]
         except (ValueError, RecursionError, TypeError, KeyError):
             return False
         if not line.endswith(b"\n"):
             return False
         if not self.shard.has(key):
             return True
-        if record["error"] or not name.endswith(".wav") or os.path.basename(name) != name:
+        if error or not (isinstance(name, str) and _SOUND.fullmatch(name)):  # not one of our names
             return False
         if self.force:
             (self.outdir / name).unlink(missing_ok=True)  # before its line goes, or nobody would know it
         return (self.outdir / name).is_file() and self.done.add(key)
 
 
-def _locked(path: Path) -> BinaryIO:
+def _locked(path: Path, mode: str = "ab") -> BinaryIO:
     """A file opened for appending and, where the file system has locks, ours until it is closed.
 
-    ValueError if another process keeps it.
+    ValueError if another process keeps it, or if it is a pipe or the like.
     """
     patient = time.monotonic() + PATIENCE
     while True:
-        file = open(path, "ab")  # noqa: SIM115
+        if (
+            path.exists() and not path.is_file() and not path.is_dir()
+        ):  # to open a pipe would wait for its reader
+            raise ValueError(f"{path} is not a file: remove it")
+        file = open(path, mode)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
