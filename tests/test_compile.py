@@ -15,6 +15,7 @@ from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode import engine
 from barklite.speed import compiled as compile
+from barklite.storage import native
 from barklite.speed import graphs
 from tests import builders
 
@@ -123,28 +124,29 @@ def test_compiled_once(compiled, monkeypatch, capsys):
     def refuse(*_):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(compile, "compile_to", refuse)
+    monkeypatch.setattr(native, "compile_to", refuse)
     second = wide(compile=True)
     assert second.engine.seconds == 0.0
     assert capsys.readouterr().err == ""
     assert same(first.generate("a", seed=1, config=SUNO), second.generate("a", seed=1, config=SUNO))
-    path = next(compile.cache_directory().rglob("*.pt2"))
+    path = next(native.cache_directory().rglob("*.pt2"))
     damaged = path.with_name("damaged.pt2")
     damaged.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RuntimeError):
-        compile._load(damaged)
+        native._load(damaged)
     with pytest.raises(AssertionError, match="compiled again"):
         Bark.from_config(BarkConfig.tiny(), device="cpu", compile=True)  # another size
 
 
 KEYS = """
-from barklite import compile
+from barklite.speed import compiled as compile
+from barklite.storage import native
 from tests.test_compile import wide
 model = wide(quantize="int4").semantic
 cache = compile.RowsCache(model, 1, compile.cache_dtype(model))
 block = compile.BlockStep(model.h[0]), cache.layers[0][0][:4]
 head = compile.HeadStep(model), compile.tensors(model.lm_head)
-print(*(compile._key(*part) for part in (block, head)))
+print(*(native._key(*part, [compile, compile.quantize]) for part in (block, head)))
 """
 
 
@@ -173,8 +175,8 @@ def test_a_damaged_package_is_made_again(tmp_path, monkeypatch):
             raise RuntimeError("not a package")
         return path
 
-    monkeypatch.setattr(compile, "compile_to", compile_to)
-    monkeypatch.setattr(compile, "_load", load)
+    monkeypatch.setattr(native, "compile_to", compile_to)
+    monkeypatch.setattr(native, "_load", load)
     model = wide().semantic
     compile.CompiledSteps([model])
     assert len(made) == 2  # a block and a head
@@ -206,11 +208,11 @@ def test_a_changed_model_is_not_read_as_it_was(compiled, monkeypatch):
 def test_keys_know_the_threads(monkeypatch):
     model = wide().semantic
     head = compile.HeadStep(model), compile.tensors(model.lm_head)
-    keys = {compile._key(*head)}
+    keys = {native._key(*head, [compile])}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    keys.add(compile._key(*head))
-    monkeypatch.setattr(compile.os, "cpu_count", lambda: 9)
-    keys.add(compile._key(*head))
+    keys.add(native._key(*head, [compile]))
+    monkeypatch.setattr(native.os, "cpu_count", lambda: 9)
+    keys.add(native._key(*head, [compile]))
     assert len(keys) == 3
 
 
@@ -230,7 +232,7 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", broken)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .*: No working C\+\+ compiler found$"):
         wide(compile=True)
-    assert not list(compile.cache_directory().rglob("*.pt2"))
+    assert not list(native.cache_directory().rglob("*.pt2"))
 
 
 def test_bad_arguments():
