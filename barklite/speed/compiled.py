@@ -31,7 +31,10 @@ def check_compile(compile: bool, device: torch.device) -> None:
 
 def engine_for(semantic: GPT, coarse: GPT, device: torch.device) -> Engine:
     """The fastest engine there is for two models on `device`; what it has to compile it compiles now."""
-    return CompiledSteps([semantic, coarse]) if device.type == "cpu" else Graphs([semantic, coarse], device)
+    if device.type == "cpu":
+        return CompiledSteps([semantic, coarse])
+    native.inductor_cache()
+    return Graphs([semantic, coarse], device)
 
 
 # --- one token on the CPU -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ The cache is `$XDG_CACHE_HOME/barklite` (or `~/.cache/barklite`): a directory a 
 commit.
 """
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..voice import Voice
 from . import atomic
 from .checkpoint import convert
 from .formats import ARRAYS, huggingface_voices, is_native, open_checkpoint, read_huggingface_voice
+from .home import cache_directory
 
 VOICES_REPO = "suno/bark-small"  # whose voices serve every checkpoint with Bark's id spaces
 WEIGHTS = (  # the first form that is there is fetched
@@ -33,10 +33,6 @@ REST = (
 def is_repo_id(name: str) -> bool:
     """Whether `name` has the form of a Hub id, "owner/name"."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
-
-
-def cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barklite"
 
 
 def fetch(

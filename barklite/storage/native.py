@@ -1,13 +1,19 @@
-"""Compiled code, kept on disk for the next process: packages of PyTorch's AOTInductor."""
+"""Compiled code, kept on disk for the next process, and only run if this user's barklite made it.
+
+A package of PyTorch's AOTInductor lies compressed in a private directory, under a name that has its SHA-256.
+"""
 
 import contextlib
 import hashlib
 import inspect
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from ..validation import first_line
-from .hub import cache_directory
+from . import atomic
+from .home import cache_directory, private
+
+LIMIT = 10_000_000  # bytes of packages that are kept, those used last
+INDUCTOR_LIMIT = 100_000_000  # bytes from which PyTorch's own cache begins anew
 
 
 def compiled(
@@ -25,68 +35,135 @@ def compiled(
     """`module` as a compiled function, and the seconds that compiling took: 0 where an earlier process did.
 
     module: `settings()` gives the constants in its code. example, shapes: as `torch.export.export` takes
-    them. code: the Python modules with its source. ValueError, in words, where this machine cannot.
+    them. code: the Python modules with its source. Of processes that need the same, one compiles and the
+    others wait. ValueError, in words, where this machine cannot.
     """
-    path = _packages() / f"{_key(module, example, code)}.pt2"
-    if path.is_file():
-        with contextlib.suppress(RuntimeError, OSError):  # damaged: made again
-            return _load(path), 0.0
-    start = time.perf_counter()
-    print("barklite: compiling a step, once on this machine ...", flush=True, file=sys.stderr)
-    compile_to(module, example, shapes, path)
-    seconds = time.perf_counter() - start
-    print(f"barklite: compiled in {seconds:.0f} s", file=sys.stderr)
-    try:
-        return _load(path), seconds
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"compiled steps cannot be loaded here: {first_line(error)}") from error
+    key, folder = _key(module, example, code), _packages()
+    for shared in (True, False):  # loading is everybody's at a time
+        with atomic.lock(folder / "lock", shared):
+            if run := _kept(folder, key):
+                return run, 0.0
+            if shared:
+                continue
+            start = time.perf_counter()
+            print("barklite: compiling a step, once on this machine ...", flush=True, file=sys.stderr)
+            package = compile_to(module, example, shapes, folder)
+            _keep(folder, key, package)
+            seconds = time.perf_counter() - start
+            print(f"barklite: compiled in {seconds:.0f} s", file=sys.stderr)
+            try:
+                return _load(package, folder), seconds
+            except (RuntimeError, OSError) as error:
+                raise ValueError(f"compiled steps cannot be loaded here: {first_line(error)}") from error
 
 
 def _packages() -> Path:
-    """Where compiled packages are kept. ValueError if that place cannot be written."""
+    """Where compiled packages are kept. ValueError if that place cannot be written, or not be trusted."""
     try:
-        path = cache_directory() / "compiled"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-    except (OSError, RuntimeError) as error:  # the latter where there is no home directory
+        return private(cache_directory() / "native")
+    except OSError as error:
         raise ValueError(
-            f"compile=True keeps what it makes in a cache, which cannot be written: {first_line(error)} "
-            "(set XDG_CACHE_HOME to a directory that can)"
+            f"compile=True keeps what it makes in a cache, which cannot be used: {first_line(error)} "
+            "(XDG_CACHE_HOME names another place)"
         ) from error
 
 
-def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, path: Path) -> None:
-    """Compile `module` into the package `path`. ValueError, in words, if this machine cannot."""
-    import torch._inductor
+def _kept(folder: Path, key: str) -> Callable | None:
+    """A package that an earlier process kept, loaded. One that is damaged goes, with a line on stderr."""
+    for path in folder.glob(f"{key}-*.aoti"):
+        try:
+            with open(os.open(path, atomic.OLD), "rb") as file:
+                data = file.read()
+            if path.stem != f"{key}-{hashlib.sha256(data).hexdigest()}":
+                raise ValueError("its checksum is another")
+            run = _load(zlib.decompress(data), folder)
+            os.utime(path)  # the time of its last use
+            return run
+        except (OSError, RuntimeError, ValueError, zlib.error) as error:
+            print(f"barklite: {path} is damaged and compiled anew: {first_line(error)}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return None
 
-    unfinished = path.with_name(f".{path.stem}-{time.time_ns()}.pt2")
-    options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
+
+def _keep(folder: Path, key: str, package: bytes) -> None:
+    """Put a package where the next process finds it; what was not used for the longest time goes."""
+    data, total = zlib.compress(package), 0
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        atomic.write_bytes(folder / f"{key}-{hashlib.sha256(data).hexdigest()}.aoti", data)
+        shutil.rmtree(cache_directory() / "compiled", ignore_errors=True)  # barklite 0.1's
+        for path in sorted(folder.iterdir(), key=lambda path: -path.stat().st_mtime_ns):
+            total += path.stat().st_size if path.suffix == ".aoti" else LIMIT if path.name != "lock" else 0
+            if total > LIMIT:  # or it is what a killed process left
+                path.unlink() if not path.is_dir() else shutil.rmtree(path)
+    except OSError as error:  # a full disk only costs the next process its time
+        print(f"barklite: the compiled step cannot be kept: {first_line(error)}", file=sys.stderr)
+
+
+def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, folder: Path) -> bytes:
+    """`module` as a package, compiled in a directory that vanishes. ValueError, in words, if it cannot be."""
+    options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as scratch,
+            torch.no_grad(),
+            warnings.catch_warnings(),
+        ):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # before the import, which looks there
+            import torch._inductor
+
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, example, dynamic_shapes=shapes)
+            path = Path(scratch, "step.pt2")
             torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(unfinished), inductor_configs=options
+                exported, package_path=str(path), inductor_configs=options
             )
-        unfinished.replace(path)
+            return path.read_bytes()
     except Exception as error:  # every stage of the compiler has its own classes
         raise ValueError(
             "compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: "
             + first_line(error)
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        if before is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
-def _load(path: Path) -> Callable:
+def _load(package: bytes, folder: Path) -> Callable:
     """A package as a function. RuntimeError if it is damaged."""
-    try:  # the C++ class itself: no second is spent importing the compiler, and a call costs less
-        run = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1).run
-    except (AttributeError, TypeError):  # another PyTorch
-        from torch._inductor import aoti_load_package
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".pt2") as file:  # the bytes that were checked
+        file.write(package)
+        file.flush()
+        try:  # the C++ class itself: no second is spent importing the compiler, and a call costs less
+            run = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1).run
+        except (AttributeError, TypeError):  # another PyTorch
+            from torch._inductor import aoti_load_package
 
-        return aoti_load_package(str(path))
+            return aoti_load_package(file.name)
     return lambda *given: run(list(given))[0]
+
+
+def inductor_cache() -> None:
+    """Give PyTorch's own cache of compiled code, which `torch.compile` fills and trusts, a private place.
+
+    It has one a version of PyTorch, and begins anew above INDUCTOR_LIMIT. Nothing changes where the user has
+    set TORCHINDUCTOR_CACHE_DIR. ValueError as of `compiled`.
+    """
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return
+    home = _packages().parent / "inductor"
+    try:
+        folder = private(home) / torch.__version__
+        for path in home.iterdir():
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            if path != folder or size > INDUCTOR_LIMIT:
+                shutil.rmtree(path, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"compile=True cannot use its cache: {first_line(error)}") from error
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def _key(module: nn.Module, example: tuple[Tensor, ...], code: Iterable[ModuleType]) -> str:
