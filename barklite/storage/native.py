@@ -111,14 +111,12 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, fo
             warnings.catch_warnings(),
         ):
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # before the import, which looks there
-            import torch._inductor
+            from torch import _inductor
 
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, example, dynamic_shapes=shapes)
             path = Path(scratch, "step.pt2")
-            torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(path), inductor_configs=options
-            )
+            _inductor.aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
             return path.read_bytes()
     except Exception as error:  # every stage of the compiler has its own classes
         raise ValueError(
