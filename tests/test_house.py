@@ -37,15 +37,9 @@ ROOMS = {
     "__main__": {*ABOVE, "corpus"},
 }
 STILL_TO_MOVE = {  # imports against the rule
-    ("barklite.text.tokenizer", "barklite.storage.atomic"),
     ("barklite.decode.generate", "barklite.voice"),
     ("barklite.decode.pipeline", "barklite.voice"),
     ("barklite.decode.stream", "barklite.voice"),
-    ("barklite.storage.formats", "barklite.voice"),
-    ("barklite.storage.checkpoint", "barklite.voice"),
-    ("barklite.storage.checkpoint", "barklite.speed.quantize"),
-    ("barklite.storage.hub", "barklite.voice"),
-    ("weights_convert.__main__", "barklite.__main__"),
 }
 
 

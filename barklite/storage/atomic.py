@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -46,20 +47,31 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
                 yield file
                 device.write(file.getbuffer())
             return
+        with placing(path) as unfinished, open(unfinished, "r+b") as file:
+            yield file
+
+
+@contextlib.contextmanager
+def placing(path: str | os.PathLike) -> Iterator[Path]:
+    """The path of a new, empty file, for what writes by name: it becomes `path`, as in `writing`."""
+    with _naming(path):
         target = Path(os.path.realpath(path))
         unfinished, descriptor = unfinished_file(target.parent)
         try:
-            with os.fdopen(descriptor, "w+b") as file:
-                yield file
-                file.flush()
-                if target.exists():
-                    os.chmod(unfinished, target.stat().st_mode & 0o777)
-                os.fsync(descriptor)  # or a power cut could leave the name without the content
-                os.replace(unfinished, target)  # before it is closed, and with that unlocked
+            yield unfinished
+            if target.exists():
+                os.chmod(unfinished, target.stat().st_mode & 0o777)
+            os.close(descriptor)
+            descriptor = os.open(unfinished, OLD)  # safetensors puts another file in its place
+            _locked(descriptor)
+            os.fsync(descriptor)  # or a power cut could leave the name without the content
+            os.replace(unfinished, target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished)
             raise
+        finally:
+            os.close(descriptor)  # which unlocks it
         sync(target.parent)
 
 
@@ -186,17 +198,23 @@ def sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, shared: bool = False) -> Iterator[None]:
-    """Hold a lock, which others wait for; a dead process holds none. path: a file for it, made and kept."""
+def lock(path: Path, work: str, shared: bool = False) -> Iterator[None]:
+    """Hold a lock, which others wait for; a dead process holds none. path: a file for it, made and kept.
+
+    work: what they wait for, in the line on stderr that says so.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        _locked(descriptor, shared=shared)
+        if not _locked(descriptor, shared, wait=False):
+            if fcntl:
+                print(f"barklite: waiting for another process to {work} ...", file=sys.stderr, flush=True)
+            _locked(descriptor, shared)
         yield
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, wait: bool = True, shared: bool = False) -> bool:
+def _locked(descriptor: int, shared: bool = False, wait: bool = True) -> bool:
     """Whether an open file is ours now, until it is closed. Never where the file system has no locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))

@@ -1,7 +1,13 @@
-"""Where barklite keeps files of its own, and whom it trusts there."""
+"""Where barklite keeps files of its own, whom it trusts there, and whether they are as they were written."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
+
+from . import atomic
+
+MANIFEST = "manifest.json"  # {file: [bytes, time of its last change, SHA-256]}
 
 
 def cache_directory() -> Path:
@@ -38,3 +44,45 @@ def private(path: Path) -> Path:
                 f"(chmod {wanted}, chown, or set XDG_CACHE_HOME to a directory of your own)"
             )
     return path
+
+
+def seal(directory: Path) -> None:
+    """Write down what files a directory has, for `damage`."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    listed = {path.relative_to(directory).as_posix(): [*_measured(path), _sha256(path)] for path in files}
+    atomic.write_bytes(directory / MANIFEST, json.dumps(listed, indent=1).encode())
+
+
+def damage(directory: Path) -> str | None:
+    """What is wrong with a sealed directory, or None.
+
+    Every file's size and time are looked at, and its content where only the time is another: then, if all is
+    well, the new times are written down.
+    """
+    try:
+        touched = False
+        for name, (*measured, sha256) in json.loads((directory / MANIFEST).read_bytes()).items():
+            size, time = _measured(directory / name)
+            if size != measured[0] or (time != measured[1] and _sha256(directory / name) != sha256):
+                return f"{name} is cut or changed"
+            touched |= time != measured[1]
+    except FileNotFoundError as error:
+        return f"{os.path.basename(error.filename)} is missing"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        return f"{MANIFEST} cannot be used: {error}"
+    if touched and os.access(directory, os.W_OK):
+        seal(directory)
+    return None
+
+
+def _measured(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while part := file.read(2**22):
+            digest.update(part)
+        return digest.hexdigest()

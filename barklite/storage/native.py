@@ -40,7 +40,7 @@ def compiled(
     """
     key, folder = _key(module, example, code), _packages()
     for shared in (True, False):  # loading is everybody's at a time
-        with atomic.lock(folder / "lock", shared):
+        with atomic.lock(folder / "lock", "compile", shared):
             if run := _kept(folder, key):
                 return run, 0.0
             if shared:
@@ -103,6 +103,7 @@ def _keep(folder: Path, key: str, package: bytes) -> None:
 def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, folder: Path) -> bytes:
     """`module` as a package, compiled in a directory that vanishes. ValueError, in words, if it cannot be."""
     options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
+    options["aot_inductor.precompile_headers"] = False  # it would trust those in the common /tmp
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     try:
         with (
@@ -162,6 +163,7 @@ def inductor_cache() -> None:
     except OSError as error:
         raise ValueError(f"compile=True cannot use its cache: {first_line(error)}") from error
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # they would lie elsewhere
 
 
 def _key(module: nn.Module, example: tuple[Tensor, ...], code: Iterable[ModuleType]) -> str:

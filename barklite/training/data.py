@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import is_zipfile
 
 import numpy as np
 
 from ..storage.atomic import write_bytes
+from ..storage.voices import read_npz
 from ..validation import mono
 
 ARRAYS = {"audio": "i2", "semantic": "u2", "spans": "u2"}
@@ -229,13 +229,7 @@ def read_text(path: Path) -> str:
 
 def read_semantic(path: Path) -> dict[str, np.ndarray]:
     """`semantic`, int64 (N,), and `spans` (N, 2) if there, of an `.npz`. ValueError for anything else."""
-    if not is_zipfile(path):
-        raise ValueError(f"{path} is not a whole .npz file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("semantic", "spans") if name in archive.files}
-    except Exception as error:
-        raise ValueError(f"{path} is not a whole .npz file: {error}") from None
+    arrays = read_npz(path, ("semantic", "spans"))
     for name, ndim in (("semantic", 1), ("spans", 2)):
         array = arrays.get(name)
         if array is None and name == "spans":
