@@ -397,11 +397,11 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception | str) -> str:
     """An error as one line; the operating system's with the file's name in front."""
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{error.strerror[:1].lower()}{error.strerror[1:]}"
+        error = f"{name}{error.strerror[:1].lower()}{error.strerror[1:]}"
     return " ".join(str(error).split())
 
 

@@ -15,8 +15,8 @@ from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode import engine
 from barklite.speed import compiled as compile
-from barklite.storage import native
 from barklite.speed import graphs
+from barklite.storage import native
 from tests import builders
 
 ROOT = Path(__file__).resolve().parents[1]
