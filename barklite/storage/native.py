@@ -82,8 +82,12 @@ def _kept(folder: Path, key: str) -> Callable | None:
         except (OSError, RuntimeError, ValueError, zlib.error) as error:
             print(f"barklite: {path} is damaged and compiled anew: {first_line(error)}", file=sys.stderr)
             with contextlib.suppress(OSError):
-                path.unlink()
+                _remove(path)
     return None
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _keep(folder: Path, key: str, package: bytes) -> None:
@@ -92,10 +96,11 @@ def _keep(folder: Path, key: str, package: bytes) -> None:
     try:
         atomic.write_bytes(folder / f"{key}-{hashlib.sha256(data).hexdigest()}.aoti", data)
         shutil.rmtree(cache_directory() / "compiled", ignore_errors=True)  # barklite 0.1's
-        for path in sorted(folder.iterdir(), key=lambda path: -path.stat().st_mtime_ns):
-            total += path.stat().st_size if path.suffix == ".aoti" else LIMIT if path.name != "lock" else 0
-            if total > LIMIT:  # or it is what a killed process left
-                path.unlink() if not path.is_dir() else shutil.rmtree(path)
+        for path in sorted(folder.iterdir(), key=lambda path: -path.lstat().st_mtime_ns):
+            ours = path.suffix == ".aoti"  # or it is what a killed process left
+            total += path.lstat().st_size if ours else 0
+            if path.name != "lock" and (not ours or total > LIMIT):
+                _remove(path)
     except OSError as error:  # a full disk only costs the next process its time
         print(f"barklite: the compiled step cannot be kept: {first_line(error)}", file=sys.stderr)
 
