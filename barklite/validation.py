@@ -156,8 +156,8 @@ def _read_wav(path: str) -> tuple[int, np.ndarray]:
     """(samples a second, audio (samples,)) of a WAV file, its channels averaged."""
     import scipy.io.wavfile
 
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is no file")
+    if Path(path).is_char_device() or Path(path).is_fifo():  # which may never end
+        raise ValueError(f"{path} is not a WAV file")
     data = Path(path).read_bytes()
     try:
         with warnings.catch_warnings():

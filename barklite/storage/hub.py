@@ -251,7 +251,7 @@ def _cached(
         commit = _hash((folder / "refs" / commit).read_text(encoding="utf-8")) or commit
     path = folder / "snapshots" / commit / file
     if not path.exists():
-        what = f"{repo}{f' at {revision}' if revision else ''}"
+        what = f"{repo}{f' at {revision}' if revision and not _hash(revision) else ''}"
         raise OSError(f"cannot get {what} from the Hugging Face Hub: {why}, and the cache lacks it")
     return path
 
