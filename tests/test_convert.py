@@ -276,6 +276,11 @@ def test_damaged_native_weights(name, change, message, native, tmp_path):
     "change, message",
     [
         (lambda c: c.update(format_version=2), "format_version is 2"),
+        (lambda c: c["codec"].update(ratios=[2] * 400), r"codec\.ratios must be a list of up to 16"),
+        (lambda c: c["codec"].update(ratios=[2**40]), r"codec\.ratios"),
+        (lambda c: c["semantic"].update(n_embd=10**4000), r"semantic\.n_embd must be a whole number"),
+        (lambda c: c["semantic"].update(n_embd=2**31 - 2), "out of range|has shape"),
+        (lambda c: c["semantic"].update(n_embd=["x" * 10**5] * 5), r"semantic\.n_embd"),
         (lambda c: c.update(model_type="gpt2"), "model_type is 'gpt2'"),
         (lambda c: c.update(flavour="sweet"), "unknown entry flavour"),
         (lambda c: c["semantic"].pop("n_layer"), r"semantic\.n_layer is missing"),
@@ -302,7 +307,69 @@ def test_damaged_native_config(change, message, native, tmp_path):
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message) as error:
         Bark.from_pretrained(path, device="cpu")
-    assert "config.json" in str(error.value)
+    assert "config.json" in str(error.value) or "out of range" in message
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[" * 10**6, "too many brackets|not JSON"),
+        ('{"a": ' * 10**5, "too many brackets|not JSON"),
+        ('{"model_type": "barklite", "format_version": ' + "1" * 5000 + "}", "config.json"),
+        ('{"model_type": ' + "[" * 500 + "]" * 500 + "}", "config.json"),
+        ("\ud800", "not JSON"),
+        ("", "not JSON"),
+        ("[]", "not a JSON object"),
+        (" " * (2**26 + 1), "not a JSON object"),
+    ],
+    ids=range(8),
+)
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json"])
+def test_hostile_json(file, content, message, tiny, tmp_path):
+    source = builders.write_huggingface(tmp_path, tiny, "safetensors", vocab="json")
+    (source / file).write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=message.replace("config.json", file)) as error:
+        open_checkpoint(source)
+    assert file in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "vocab",
+    [{"a": [1]}, {"a": {}}, {"a": True, "b": 0}, {"a": 0.0}, {"a": 2**80}, {"a\nb": 0}, {"a": None}, [], 7],
+)
+def test_ids_of_a_tokenizer_json(vocab, tiny, tmp_path):
+    """Regression: ids that cannot be hashed; a token that would be two lines of vocab.txt."""
+    source = builders.write_huggingface(tmp_path, tiny, vocab="json")
+    (source / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}}))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: its? (holds no WordPiece|token)"):
+        open_checkpoint(source)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(native, tiny, tmp_path, monkeypatch):
+    """At any point; SafetensorError included."""
+    import resource
+    import signal
+
+    from tests.hostile.kills import in_child
+
+    sizes = sorted(path.stat().st_size for path in native.iterdir())
+
+    def limited(most):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        for save in (
+            lambda: convert(native, tmp_path / "out"),
+            lambda: tiny.save_pretrained(tmp_path / "out"),
+        ):
+            with pytest.raises(OSError, match="File too large") as error:
+                save()
+            assert error.value.errno == 27
+            assert str(error.value.filename).startswith(str(tmp_path / "out"))
+
+    for most in (1, *(size - 1 for size in sizes[1:])):
+        assert in_child(lambda most=most: limited(most))
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_huggingface(tiny, tmp_path):

@@ -288,7 +288,7 @@ def _reason(error: Exception, token: str | bool | None) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     for secret in (token, os.environ.get("HF_TOKEN")):
         line = line.replace(secret, "***") if secret and isinstance(secret, str) else line
-    return re.sub(r"hf_\w+|(?<=Bearer )[^\s'\"]+|(?<=://)[^/\s@]+@", "***", line)
+    return re.sub(r"hf_\w+|(?<=Bearer )[^'\"]+|(?<=://)[^/\s@]+(?=@)", "***", line)
     return (
         line if isinstance(error, (ValueError, OSError)) and "onnect" not in line else f"no network ({line})"
     )

@@ -61,14 +61,15 @@ class Storage:
 
     def tensor(self, offset: int, size: tuple, stride: tuple) -> Tensor:
         """A part of them; ValueError unless its elements are apart from each other and all inside."""
-        if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride)) or 0 in size:
+        whole = all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride))
+        if not whole or 0 in size or len(size) > 8:
             raise ValueError(f"a tensor of size {reprlib.repr(size)} and stride {reprlib.repr(stride)}")
         extent = 1  # positions from its first element to its last
         for step, n in sorted((step, n) for n, step in zip(size, stride, strict=True) if n > 1):
             if step < extent:
                 raise ValueError(f"a tensor of size {size} and stride {stride} overlaps itself")
             extent += step * (n - 1)
-        if (offset + extent) * self.dtype.itemsize > len(self.data) or len(size) > 8:
+        if (offset + extent) * self.dtype.itemsize > len(self.data):
             raise ValueError(f"a tensor of size {size} and stride {stride} does not fit its storage")
         return torch.empty(0, dtype=self.dtype).set_(self.data, offset, size, stride)
 
