@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import TokenConfig
 from .storage import atomic
-from .storage.formats import BUILT_IN
+from .storage.home import BUILT_IN
 from .storage.voices import ARRAYS, checked, names_in, npz, read_npz
 
 LANGUAGES = ("en", "de", "es", "fr", "hi", "it", "ja", "ko", "pl", "pt", "ru", "tr", "zh")

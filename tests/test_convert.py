@@ -317,13 +317,12 @@ def test_damaged_native_config(change, message, native, tmp_path):
         ("[" * 10**6, "too many brackets|not JSON"),
         ('{"a": ' * 10**5, "too many brackets|not JSON"),
         ('{"model_type": "barklite", "format_version": ' + "1" * 5000 + "}", "config.json"),
-        ('{"model_type": ' + "[" * 500 + "]" * 500 + "}", "config.json"),
         ("\ud800", "not JSON"),
         ("", "not JSON"),
         ("[]", "not a JSON object"),
         (" " * (2**26 + 1), "not a JSON object"),
     ],
-    ids=range(8),
+    ids=range(7),
 )
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json"])
 def test_hostile_json(file, content, message, tiny, tmp_path):

@@ -47,32 +47,30 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
                 yield file
                 device.write(file.getbuffer())
             return
-        with placing(path) as unfinished, open(unfinished, "r+b") as file:
+        with placing(path) as unfinished, open(unfinished, "x+b") as file:
             yield file
 
 
 @contextlib.contextmanager
 def placing(path: str | os.PathLike) -> Iterator[Path]:
-    """The path of a new, empty file, for what writes by name: it becomes `path`, as in `writing`."""
+    """Where to put a file that becomes `path`, as in `writing`, for what opens files by name.
+
+    It is alone in a directory, which is locked: a writer may have temporary files of its own beside it.
+    """
     with _naming(path):
         target = Path(os.path.realpath(path))
-        unfinished, descriptor = unfinished_file(target.parent)
+        scratch, descriptor = _unfinished(target.parent, _make_directory)
+        unfinished = scratch / "file"
         try:
             yield unfinished
             if target.exists():
                 os.chmod(unfinished, target.stat().st_mode & 0o777)
-            os.close(descriptor)
-            descriptor = os.open(unfinished, OLD)  # safetensors puts another file in its place
-            _locked(descriptor)
-            os.fsync(descriptor)  # or a power cut could leave the name without the content
+            sync(unfinished)  # or a power cut could leave the name without the content
             os.replace(unfinished, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(unfinished)
-            raise
+            sync(target.parent)
         finally:
-            os.close(descriptor)  # which unlocks it
-        sync(target.parent)
+            shutil.rmtree(scratch, ignore_errors=True)
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -169,7 +167,7 @@ def _make_directory(path: Path) -> int:
 
 
 def _unfinished(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    sweep(folder)
+    sweep(os.path.abspath(folder))
     while True:
         path = folder / f".{secrets.token_hex(6)}.partial"
         descriptor = make(path)
@@ -180,7 +178,7 @@ def _unfinished(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
 
 
 @lru_cache(maxsize=1000)
-def sweep(folder: Path) -> None:
+def sweep(folder: str) -> None:
     """Remove what processes that died left unfinished in a directory. It is looked through once a process."""
     names = []
     with contextlib.suppress(OSError):

@@ -20,10 +20,10 @@ from weights_convert import encodec, huggingface, suno
 from ..config import BarkConfig, TokenConfig
 from ..text.tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
 from . import atomic, voices
+from .home import BUILT_IN
 from .pickles import read_pickle
 from .voices import ARRAYS
 
-BUILT_IN = Path(__file__).parents[1] / "assets" / "voice"  # the checkpoint that comes with barklite
 MAX_JSON = 2**26  # bytes; a vocabulary's has 3 million
 MODELS = ("semantic", "coarse", "fine", "codec")
 ENCODEC_FILE = "encodec_24khz-d7cc33bc.th"

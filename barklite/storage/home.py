@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import atomic
 
+BUILT_IN = Path(__file__).parents[1] / "assets" / "voice"  # the checkpoint that comes with barklite
 MANIFEST = "manifest.json"  # {file: [bytes, time of its last change, SHA-256]}
 
 
