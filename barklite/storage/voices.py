@@ -43,7 +43,7 @@ def _read(path: Path, most: int) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if (size := path.stat().st_size) > most:
-        raise ValueError(f"{path} has {size:,} bytes: that is no voice, nor tokens")
+        raise ValueError(f"{path} has {size:,} bytes: far too large for a voice or tokens")
     with open(path, "rb") as file:
         return file.read(size)
 
@@ -52,7 +52,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """An archive's array, whose declared sizes are checked before anything of that size is allocated."""
     info = archive.getinfo(name)
     if info.file_size > MAX_BYTES:
-        raise ValueError(f"{name} unpacks to {info.file_size:,} bytes: that is no voice, nor tokens")
+        raise ValueError(f"{name} unpacks to {info.file_size:,} bytes: far too large for a voice or tokens")
     if info.compress_type not in KINDS:
         raise ValueError(f"{name} is compressed in a way that numpy.savez never does: save it again")
     with archive.open(info) as file:
