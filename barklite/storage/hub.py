@@ -230,6 +230,8 @@ def _commit(
     except Exception as error:  # what the client raises without a network has no common class
         if _status(error) in REFUSALS or isinstance(error, ValueError):
             asked = f"{repo}{f' at {revision}' if revision else ''}"
+            if _status(error) == 404:
+                raise OSError(f"the Hub has no {asked}: {_reason(error, token)}") from None
             raise _unanswered(f"cannot get {asked} from", error, token) from None
         status = _status(error)
         return None, _reason(error, token) if status else f"no network ({_reason(error, token)})"
