@@ -108,7 +108,6 @@ def _keep(folder: Path, key: str, package: bytes) -> None:
 def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, folder: Path) -> bytes:
     """`module` as a package, compiled in a directory that vanishes. ValueError, in words, if it cannot be."""
     options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
-    options["aot_inductor.precompile_headers"] = False  # it would trust those in the common /tmp
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     try:
         with (
@@ -120,6 +119,8 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, fo
             from torch import _inductor
 
             warnings.simplefilter("ignore")
+            if hasattr(_inductor.config.aot_inductor, "precompile_headers"):
+                options["aot_inductor.precompile_headers"] = False  # it would trust those in the common /tmp
             exported = torch.export.export(module, example, dynamic_shapes=shapes)
             path = Path(scratch, "step.pt2")
             _inductor.aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
