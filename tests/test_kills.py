@@ -163,6 +163,24 @@ def test_what_a_live_process_writes_is_left_alone(tmp_path):
     assert (tmp_path / ".mine.partial").is_file()
 
 
+@pytest.mark.parametrize("step", ["mkdir", "open"])
+def test_swept_before_it_is_locked(step, tmp_path, monkeypatch):
+    """Regression: between its making and its locking, it looks like a dead process's."""
+    original, swept = getattr(os, step), []
+
+    def then_swept(path, *arguments, **options):
+        made = original(path, *arguments, **options)
+        if not swept and str(path).endswith(".partial"):
+            swept.append(path)
+            os.rmdir(path)
+        return made
+
+    monkeypatch.setattr(os, step, then_swept)
+    builders.voice("x").save(tmp_path / "x.npz")
+    assert len(swept) == 1
+    assert os.listdir(tmp_path) == ["x.npz"]
+
+
 @pytest.fixture(scope="module")
 def native_voice(tiny, tmp_path_factory):
     """barklite's own directory, with a voice."""

@@ -168,11 +168,16 @@ def _make_directory(path: Path) -> int:
 
 def _unfinished(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     sweep(os.path.abspath(folder))
-    while True:
+    while True:  # another process may take it for a dead one's before it is locked
         path = folder / f".{secrets.token_hex(6)}.partial"
-        descriptor = make(path)
+        try:
+            descriptor = make(path)
+        except FileNotFoundError:
+            if folder.is_dir():
+                continue
+            raise
         _locked(descriptor)
-        if os.path.lexists(path):  # or another process took it for a dead one's before it was locked
+        if os.path.lexists(path):
             return path, descriptor
         os.close(descriptor)
 
@@ -201,24 +206,28 @@ def lock(path: Path, work: str, shared: bool = False) -> Iterator[None]:
 
     work: what they wait for, in the line on stderr that says so.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    descriptor = -1
+    with contextlib.suppress(OSError):  # where nothing can be written, nothing has to be locked
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        if not _locked(descriptor, shared, wait=False):
-            if fcntl:
-                print(f"barklite: waiting for another process to {work} ...", file=sys.stderr, flush=True)
+        if descriptor >= 0 and _locked(descriptor, shared, wait=False) is False:
+            print(f"barklite: waiting for another process to {work} ...", file=sys.stderr, flush=True)
             _locked(descriptor, shared)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
-def _locked(descriptor: int, shared: bool = False, wait: bool = True) -> bool:
-    """Whether an open file is ours now, until it is closed. Never where the file system has no locks."""
+def _locked(descriptor: int, shared: bool = False, wait: bool = True) -> bool | None:
+    """Whether an open file is ours now, until it is closed; None where the file system has no locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         return True
-    except (OSError, AttributeError):
+    except BlockingIOError:
         return False
+    except (OSError, AttributeError):
+        return None
 
 
 def sync(path: str | os.PathLike) -> None:

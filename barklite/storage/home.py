@@ -29,7 +29,10 @@ def private(path: Path) -> Path:
     no other user can put another directory in this one's place.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path, us = path.resolve(), os.getuid()
+    path = path.resolve()
+    if not hasattr(os, "getuid"):  # Windows, where a home directory is its user's
+        return path
+    us = os.getuid()
     for folder in (path, *path.parents):
         status = folder.stat()
         mode = status.st_mode

@@ -116,14 +116,14 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, fo
             warnings.catch_warnings(),
         ):
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # before the import, which looks there
-            from torch import _inductor
+            from torch._inductor import aoti_compile_and_package, config
 
             warnings.simplefilter("ignore")
-            if hasattr(_inductor.config.aot_inductor, "precompile_headers"):
+            if hasattr(config.aot_inductor, "precompile_headers"):
                 options["aot_inductor.precompile_headers"] = False  # it would trust those in the common /tmp
             exported = torch.export.export(module, example, dynamic_shapes=shapes)
             path = Path(scratch, "step.pt2")
-            _inductor.aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
+            aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
             return path.read_bytes()
     except Exception as error:  # every stage of the compiler has its own classes
         raise ValueError(
