@@ -69,7 +69,11 @@ def fetch(
         with atomic.lock(folder / "lock", f"fetch {repo}"):
             if commit is None or (wrong := home.damage(made)):
                 try:
-                    snapshot = _download(repo, commit if why else revision, None if why else commit, why)
+                    snapshot = (
+                        _cached(repo, commit or revision, None, why)
+                        if why
+                        else _download(repo, revision, commit)
+                    )
                 except OSError as error:
                     if not made.is_dir():
                         raise
@@ -101,16 +105,16 @@ def download(repo: str, revision: str | None = None, local_files_only: bool = Fa
 
     options: further ones of `snapshot_download`: `cache_dir`, `token`, `force_download`.
     """
-    known = _commit(repo, revision, local_files_only, options.get("token"))
-    return _download(repo, revision, *known, **options)
+    commit, why = _commit(repo, revision, local_files_only, options.get("token"))
+    if commit is None:
+        return _cached(repo, revision, options.get("cache_dir"), why)
+    return _download(repo, revision, commit, **options)
 
 
-def _download(repo: str, revision: str | None, commit: str | None, why: str, **options) -> Path:
+def _download(repo: str, revision: str | None, commit: str, **options) -> Path:
     import huggingface_hub as hub
 
     token = options.get("token")
-    if commit is None:
-        return _cached(repo, revision, options.get("cache_dir"), why)
     files = _asked(repo, lambda: hub.HfApi(token=token).list_repo_files(repo, revision=commit), token)
     weights = next((w for w in WEIGHTS if any(re.fullmatch(w, file) for file in files)), None)
     if weights is None:
