@@ -231,9 +231,7 @@ def test_offline_after_a_real_online_run(layout, here, tiny, native, tmp_path):
         assert same(download("suno/bark-small", **options), tiny)
         assert fetch_file("suno/bark-small", "config.json", **options).is_file()
         assert fetch_file("suno/bark-small", "nothing.json", **options) is None
-        with pytest.raises(
-            OSError, match="cannot get suno/bark-small at other from|has no suno/bark-small at"
-        ):
+        with pytest.raises(OSError, match="suno/bark-small at other"):
             fetch("suno/bark-small", "other", **options)
         assert server.log == []
 
