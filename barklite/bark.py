@@ -657,9 +657,9 @@ class Bark:
         if name.endswith(".npz"):
             return Voice.load(name, tokens)
         if name in self._own_voices:
-            return self._checkpoint.voice(name)
+            return Voice.from_arrays(self._checkpoint.voice(name), name, tokens)
         if name in self.voices:
-            return self._voice_hub(name, tokens)
+            return Voice.from_arrays(self._voice_hub(name, tokens), name, tokens)
         raise unknown(name, self._own_voices, tokens)
 
     def _generators(self, seeds: Sequence[int | torch.Generator | None]) -> list[torch.Generator]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RULES = ("suno", "transformers")
 FORMAT_VERSION = 1
 MAX_LAYERS = 1000  # more is a mistake, and would keep the loader busy for hours
+MAX_RATIOS = 16  # likewise
 
 
 def _number(x) -> bool:
@@ -452,10 +453,10 @@ def _saved(value):
 def _build(cls: type, data: dict, path: str):
     """`data` as an instance of dataclass `cls`, strictly: JSON types are checked against the annotations."""
     if not isinstance(data, dict):
-        raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r}")
+        raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r:.99}")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("saved", True)}
     for name in data.keys() - fields.keys():
-        raise ValueError(f"unknown entry {path}{name}")
+        raise ValueError(f"unknown entry {path}{name:.99}")
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     for name in required - data.keys():
         raise ValueError(f"entry {path}{name} is missing")
@@ -464,17 +465,21 @@ def _build(cls: type, data: dict, path: str):
         kind = fields[name].type
         if dataclasses.is_dataclass(kind):
             value = _build(kind, value, f"{path}{name}.")
-        elif kind is int and not (_whole(value) and value >= 0):
-            raise ValueError(f"{path}{name} must be a whole number, not {value!r}")
+        elif kind is int and not (_whole(value) and 0 <= value < 2**31):
+            raise ValueError(f"{path}{name} must be a whole number in range, not {value!r:.99}")
         elif kind is float and not (_number(value) and (value == 0 or 1e-9 < value < 1e9)):
-            raise ValueError(f"{path}{name} must be 0 or a number of reasonable size, not {value!r}")
+            raise ValueError(f"{path}{name} must be 0 or a number of reasonable size, not {value!r:.99}")
         elif kind is bool and not isinstance(value, bool):
-            raise ValueError(f"{path}{name} must be true or false, not {value!r}")
+            raise ValueError(f"{path}{name} must be true or false, not {value!r:.99}")
         elif kind is str and not isinstance(value, str):
-            raise ValueError(f"{path}{name} must be a string, not {value!r}")
+            raise ValueError(f"{path}{name} must be a string, not {value!r:.99}")
         elif kind == tuple[int, ...]:
-            if not (isinstance(value, list) and value and all(_whole(v) and v > 0 for v in value)):
-                raise ValueError(f"{path}{name} must be a list of positive whole numbers, not {value!r}")
+            whole = isinstance(value, list) and all(_whole(v) and 0 < v < 2**16 for v in value)
+            if not (whole and 0 < len(value) <= MAX_RATIOS):
+                raise ValueError(
+                    f"{path}{name} must be a list of up to {MAX_RATIOS} positive whole numbers, "
+                    f"not {value!r:.99}"
+                )
             value = tuple(value)
         values[name] = value
     return cls(**values)

@@ -21,6 +21,7 @@ import numpy as np
 
 from .clip import Clip, clipped, wav
 from .config import GenerationConfig
+from .storage import atomic
 
 if TYPE_CHECKING:
     from .bark import Bark, Request
@@ -350,13 +351,11 @@ class _Results:
         outdir.mkdir(parents=True, exist_ok=True)
         self.file = _locked(outdir / shard.results)
         try:
-            _unfinished(outdir / shard.results).unlink(missing_ok=True)
             self.file = self._pruned(outdir / shard.results, self.file)
             for path in sorted(outdir.iterdir()):
                 other = Shard.of_results(path.name)
                 if other and other.n != shard.n:  # those of this n have none of our rows
                     file = _locked(path)
-                    _unfinished(path).unlink(missing_ok=True)
                     with self._pruned(path, file):  # still ours
                         if path.stat().st_size == 0:
                             path.unlink()
@@ -374,18 +373,7 @@ class _Results:
         """Write a row's WAV if it has one, then its line. OSError if the disk is full, or the like."""
         path = self.outdir / self.shard.results
         if sound is not None:
-            unfinished = _unfinished(path)
-            unfinished.unlink(missing_ok=True)
-            try:
-                with open(unfinished, "xb") as file:  # never through somebody's link
-                    file.write(sound)
-                    _sync(file)
-                os.replace(unfinished, self.outdir / record["file"])
-                _sync_directory(self.outdir)  # or a power cut could keep the line and lose the name
-            except OSError as error:
-                raise type(error)(error.errno, error.strerror, str(self.outdir / record["file"])) from None
-            finally:
-                unfinished.unlink(missing_ok=True)
+            atomic.write_bytes(self.outdir / record["file"], sound)
         try:
             self.file.write(_line(record))
             _sync(self.file)
@@ -394,9 +382,8 @@ class _Results:
 
     def _pruned(self, path: Path, file: BinaryIO) -> BinaryIO:
         """Results without the lines that must go: the locked `file`, or the one that took its place."""
-        shorter = path.with_name(f".{path.name}.partial")
-        shorter.unlink(missing_ok=True)
-        new, dropped = _locked(shorter, "xb"), 0  # never through somebody's link
+        shorter, descriptor = atomic.unfinished_file(self.outdir)
+        new, dropped = os.fdopen(descriptor, "ab"), 0  # locked
         try:
             with open(path, "rb") as lines:
                 for line in iter(lambda: lines.readline(MAX_RESULT), b""):
@@ -409,7 +396,7 @@ class _Results:
                 new.close()
                 return file
             os.replace(shorter, path)
-            _sync_directory(self.outdir)
+            atomic.sync(self.outdir)
             file.close()
             return new
         except BaseException:
@@ -436,7 +423,7 @@ class _Results:
         return (self.outdir / name).is_file() and self.done.add(key)
 
 
-def _locked(path: Path, mode: str = "ab") -> BinaryIO:
+def _locked(path: Path) -> BinaryIO:
     """A file opened for appending and, where the file system has locks, ours until it is closed.
 
     ValueError if another process keeps it, or if it is a pipe or the like.
@@ -447,7 +434,7 @@ def _locked(path: Path, mode: str = "ab") -> BinaryIO:
             path.exists() and not path.is_file() and not path.is_dir()
         ):  # to open a pipe would wait for its reader
             raise ValueError(f"{path} is not a file: remove it")
-        file = open(path, mode)  # noqa: SIM115
+        file = open(path, "ab")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -466,11 +453,6 @@ def _locked(path: Path, mode: str = "ab") -> BinaryIO:
         file.close()  # it was replaced while we waited for it
 
 
-def _unfinished(results: Path) -> Path:
-    """Where the shard with these results writes a sound, one at a time."""
-    return results.with_name(f".{results.stem}.wav.partial")
-
-
 def _line(record: dict) -> bytes:
     try:
         return f"{json.dumps(record, ensure_ascii=False)}\n".encode()
@@ -481,14 +463,6 @@ def _line(record: dict) -> bytes:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- columns in, columns out ----------------------------------------------------------------------------

@@ -107,7 +107,9 @@ def test_voices_in_and_out(command):
     assert "next.npz exists" in err
     status, _, err = command("Hello", "-o", "c.wav", "--save-voice", "short.npz", "--max-seconds", "0.1")
     assert status == 1
-    assert err.splitlines()[-1] == "barklite: a clip of 0.09 s is too short to be a voice"
+    assert err.splitlines()[-1].startswith(
+        "barklite: a clip of 0.09 s is too short to be a voice: it needs 10"
+    )
     assert os.path.exists("c.wav")  # what was made is not lost
     os.unlink("c.wav")
     status, _, err = command("Hello", "-o", "c.npz", "--save-voice", "c.npz", *SHORT)
@@ -420,3 +422,11 @@ def test_no_file_is_called_minus(command):
     assert (status, out) == (1, "")
     assert err == "barklite: -o names a file: for standard output give /dev/stdout\n"
     assert os.listdir() == []
+
+
+def test_an_error_is_one_line(command):
+    """Whatever is in a file's name."""
+    status, _, err = command("Hello", "-o", "a.wav", "--voice", "no\nsuch\nvoice.npz", *SHORT)
+    assert (status, err.count("\n")) == (1, err.count("barklite:"))
+    status, _, err = command("Hello", "-o", "no\nsuch/a.wav", *SHORT)
+    assert (status, err.count("\n")) == (1, err.count("barklite:"))

@@ -17,6 +17,7 @@ from barklite.decode import engine
 from barklite.decode.sampling import TokenSampler
 from barklite.speed import compiled as compile
 from barklite.speed import graphs
+from barklite.storage import native
 from tests import builders
 from tests.comparing import same_tokens as same
 
@@ -132,29 +133,25 @@ def test_compiled_once(compiled, monkeypatch, capsys):
     def refuse(*_):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(compile, "compile_to", refuse)
+    monkeypatch.setattr(native, "compile_to", refuse)
     second = wide(compile=True)
     assert second.engine.seconds == 0.0
     assert capsys.readouterr().err == ""
     assert same(first.generate("a", seed=1, config=SUNO), second.generate("a", seed=1, config=SUNO))
-    path = next(compile.cache_directory().rglob("*.pt2"))
-    damaged = path.with_name("damaged.pt2")
-    damaged.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RuntimeError):
-        compile._load(damaged)
     with pytest.raises(AssertionError, match="compiled again"):
         Bark.from_config(BarkConfig.tiny(), device="cpu", compile=True)  # another size
 
 
 KEYS = """
 from barklite.speed import compiled as compile
+from barklite.storage import native
 from tests.test_compile import wide
 model = wide(quantize="int4").semantic
 cache = compile.step_cache(model, 1, compile.cache_dtype(model))
 keys, values, *weights = cache.keys[0, 0], cache.values[0, 0], *compile.block_tensors(model.h[0])
 block = compile.BlockStep(model.h[0]), (keys, values, *weights[:2])
 head = compile.HeadStep(model), compile.tensors(model.lm_head)
-print(*(compile._key(*part) for part in (block, head)))
+print(*(native._key(*part, [compile, compile.quantize]) for part in (block, head)))
 """
 
 
@@ -168,30 +165,6 @@ def test_keys_hold_for_the_next_process():
     ]
     assert keys[0] == keys[1]
     assert len({*keys[0].split()}) == 2
-
-
-def test_a_damaged_package_is_made_again(tmp_path, monkeypatch):
-    made = []
-
-    def compile_to(module, example, shapes, path):
-        made.append(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"good")
-
-    def load(path):
-        if path.read_bytes() != b"good":
-            raise RuntimeError("not a package")
-        return path
-
-    monkeypatch.setattr(compile, "compile_to", compile_to)
-    monkeypatch.setattr(compile, "_load", load)
-    model = wide().semantic
-    compile.CompiledCPUEngine([model])
-    assert len(made) == 2  # a block and a head
-    made[0].write_bytes(b"bad")
-    compile.CompiledCPUEngine([model])
-    assert [path.name for path in made].count(made[0].name) == 2
-    assert len(made) == 3
 
 
 @needs_compiler
@@ -213,24 +186,6 @@ def test_a_changed_model_is_not_read_as_it_was(compiled, monkeypatch):
     assert same(bark.generate("a", seed=1, config=SUNO), plain.generate("a", seed=1, config=SUNO))
 
 
-def test_keys_know_the_threads(monkeypatch):
-    model = wide().semantic
-    head = compile.HeadStep(model), compile.tensors(model.lm_head)
-    keys = {compile._key(*head)}
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    keys.add(compile._key(*head))
-    monkeypatch.setattr(compile.os, "cpu_count", lambda: 9)
-    keys.add(compile._key(*head))
-    assert len(keys) == 3
-
-
-def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=r"cannot be written: .*set XDG_CACHE_HOME"):
-        wide(compile=True)
-
-
 def test_no_compiler(monkeypatch):
     import torch._inductor
 
@@ -240,7 +195,7 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", broken)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .*: No working C\+\+ compiler found$"):
         wide(compile=True)
-    assert not list(compile.cache_directory().rglob("*.pt2"))
+    assert not list(native.cache_directory().rglob("*.aoti"))
 
 
 def test_bad_arguments():

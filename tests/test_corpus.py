@@ -21,6 +21,7 @@ from barklite import Clip, GenerationConfig, Request, corpus
 from barklite.__main__ import main
 from barklite.corpus import Shard, Synthesizer, speak
 from barklite.decode.sampling import derived_seed
+from barklite.storage import atomic
 from tests import builders
 
 SHORT = GenerationConfig(max_seconds=0.3)
@@ -590,7 +591,7 @@ def killed_at(moment, monkeypatch):
         half(file)
 
     monkeypatch.setattr(corpus, "_sync", dying(flushed, torn))
-    monkeypatch.setattr(corpus, "_sync_directory", dying(corpus._sync_directory))
+    monkeypatch.setattr(atomic, "sync", dying(atomic.sync))
     monkeypatch.setattr(os, "replace", dying(os.replace))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
     monkeypatch.setattr(corpus, "_locked", dying(corpus._locked))
@@ -626,6 +627,7 @@ def test_killed_at_every_call(monkeypatch):
         assert status in (0, signal.SIGKILL)
         finished = len([True for line in whole_lines(outdir) if line["error"] is None])
         deaths += status == signal.SIGKILL
+        atomic.sweep.cache_clear()  # as in a new process
         done = speak(mock, "rows.jsonl", outdir)
         assert done.skipped == finished  # nothing that was finished is lost
         records, sounds = state(outdir)
@@ -700,11 +702,13 @@ def test_an_interrupt_breaks_nothing(command, monkeypatch):
     assert state() == state("whole")
 
 
-@pytest.mark.parametrize("name", ["replace", "_sync", "_sync_directory"])
-def test_a_full_disk(name, monkeypatch):
+@pytest.mark.parametrize(
+    "place, name", [(os, "replace"), (os, "fsync"), (corpus, "_sync"), (atomic, "sync")], ids=str
+)
+def test_a_full_disk(place, name, monkeypatch):
     """It ends the run with the name of the file; what was finished stays, and no part of a sound is left."""
     write(*ROWS[:4])
-    calls, place = itertools.count(), os if name == "replace" else corpus
+    calls = itertools.count()
     original = getattr(place, name)
 
     def full(*arguments):
@@ -728,8 +732,9 @@ def test_what_is_left_of_the_killed_goes():
     write(*ROWS)
     speak(mock, "rows.jsonl", "out", shard=Shard(1, 2))
     speak(mock, "rows.jsonl", "out")
-    for name in ("results.wav", "results.jsonl", "results-1-of-2.wav", "results-1-of-2.jsonl"):
-        Path(f"out/.{name}.partial").write_bytes(b"half " * 100)
+    for i in range(3):
+        Path(f"out/.{i * 12:012x}.partial").write_bytes(b"half " * 100)
+    atomic.sweep.cache_clear()  # as in a new process
     assert speak(refuse, "rows.jsonl", "out").skipped == 12
     assert not list(Path("out").glob(".*"))
     assert len(state()[0]) == 12

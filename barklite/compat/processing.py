@@ -6,16 +6,16 @@ import numbers
 import os
 import reprlib
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from barklite.storage import atomic
+from barklite.storage.checkpoint import write_tokenizer
 from barklite.storage.formats import VOCABULARY_HELP, read_json
+from barklite.storage.voices import ARRAYS, read_npy, read_npz
 from barklite.text.tokenizer import KINDS, Tokenizer, WordPiece
-from barklite.voice import ARRAYS, MAX_BYTES, read_array
 from weights_convert.huggingface import vocabulary
 
 from .batch import BatchEncoding, BatchFeature, check_tensors
@@ -112,7 +112,7 @@ class BarkProcessor:
     def _save(self, directory: Path, speaker_embeddings_dict_path: str, folder: str) -> None:
         if self.tokenizer.file_name is None:
             raise ValueError(f"{type(self.tokenizer).__name__} has no files that could be loaded again")
-        self.tokenizer.save(directory)
+        write_tokenizer(directory, self.tokenizer)
         if isinstance(self.tokenizer, WordPiece):
             write_text(directory / "tokenizer_config.json", _dumps(TOKENIZER_CONFIG))
             write_text(directory / "special_tokens_map.json", _dumps(SPECIAL_TOKENS))
@@ -217,9 +217,9 @@ class BarkProcessor:
                     f"voice {preset!r} is neither a file ({path}) nor one of the {n} presets, which "
                     "available_voice_presets lists"
                 )
-            preset = _read_npz(path)
+            preset = read_npz(path)
         elif isinstance(preset, os.PathLike):
-            preset = _read_npz(Path(preset))
+            preset = read_npz(preset)
         if not isinstance(preset, Mapping):
             kind = type(preset).__name__
             raise TypeError(
@@ -238,11 +238,7 @@ class BarkProcessor:
             file = locate(base, path, **self._hub)
             if file is None:
                 raise ValueError(f"voice preset {name!r}: {base} has no file {path}")
-            if file.stat().st_size > MAX_BYTES:
-                raise ValueError(f"{file} is far too large for a voice")
-            arrays |= (
-                _read_npz(file) if file.suffix == ".npz" else {key: read_array(file.read_bytes(), str(file))}
-            )
+            arrays |= read_npz(file) if file.suffix == ".npz" else {key: read_npy(file)}
         return {key: _checked(arrays, key) for key in ARRAYS}
 
 
@@ -307,21 +303,6 @@ def _cut(ids: list[int], length: int, special: bool) -> list[int]:
     if len(ids) <= length or (special and length < 2):
         return ids
     return [*ids[: length - 1], ids[-1]] if special else ids[:length]
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, nothing executed. OSError, or ValueError if it is not whole."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            kept = [key for key in ARRAYS if f"{key}.npy" in archive.namelist()]
-            members = {key: archive.open(f"{key}.npy").read(MAX_BYTES) for key in kept}
-        return {key: read_array(data, f"{path}: {key}") for key, data in members.items()}
-    except (MemoryError, ValueError):
-        raise
-    except Exception as error:  # zipfile and its decompressors raise some ten classes for broken data
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path} is not a whole .npz file: {error}") from None
 
 
 def _checked(arrays: Mapping, key: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..models.fine import FineGPT
 from ..models.gpt import GPT, MLP, Attention, Block, Embedding, Head
+from ..storage.formats import round_rows
 
 FORMATS = ("int8", "int4")
 GROUP = 32  # inputs that share an int4 scale
@@ -227,17 +228,6 @@ def _causal(start: int, stop: int) -> Tensor:
 
 
 # --- 8 bits -------------------------------------------------------------------------------------------------
-
-
-def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) -> int8 of that shape and float32 scales (out,): the largest of a row becomes 127."""
-    rounded, scales = torch.empty_like(weight, dtype=torch.int8), []
-    for part, into in zip(weight.detach().split(256), rounded.split(256), strict=True):  # no second copy
-        part = part.float()
-        scale = part.abs().amax(-1).clamp(min=1e-30) / 127
-        into.copy_((part / scale[:, None]).round())
-        scales.append(scale)
-    return rounded, torch.cat(scales)
 
 
 class Linear8(nn.Module):

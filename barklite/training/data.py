@@ -9,7 +9,6 @@ Every 51st row, from the first on, is kept from training.
 
 import json
 import os
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -18,8 +17,8 @@ import numpy as np
 
 from ..config import TokenConfig
 from ..storage.atomic import write_bytes
-from ..validation import first_line, mono
-from ..voice import read_array
+from ..storage.voices import read_npz
+from ..validation import mono
 
 ARRAYS = {"audio": "i2", "semantic": "u2", "spans": "u2"}
 VALIDATION = 51  # every 51st row is kept from training: odd, or of two speakers in turn it were always one
@@ -271,24 +270,7 @@ def read_text(path: Path) -> str:
 
 def read_semantic(path: Path) -> dict[str, np.ndarray]:
     """`semantic`, int64 (N,), and `spans` (N, 2) if there, of an `.npz`. ValueError for anything else."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a whole .npz file")
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in ("semantic", "spans"):
-                if f"{name}.npy" in archive.namelist():
-                    with archive.open(f"{name}.npy") as file:
-                        data = file.read(MAX_BYTES + 1)
-                    if len(data) > MAX_BYTES:
-                        raise ValueError(f"{name} is far too large for a recording")
-                    arrays[name] = read_array(data, name)
-    except MemoryError:
-        raise
-    except Exception as error:  # zipfile and its decompressors raise some ten classes for broken data
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        raise ValueError(f"{path} is not a whole .npz file: {first_line(error):.200}") from None
+    arrays = read_npz(path, ("semantic", "spans"))
     for name, ndim in (("semantic", 1), ("spans", 2)):
         array = arrays.get(name)
         if array is None and name == "spans":

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..config import BarkConfig
 from ..storage import hub
 from ..storage.atomic import write_bytes
+from ..storage.checkpoint import write_tokenizer
 from ..storage.formats import read_json
 from ..text.english import spell_out
 from ..text.tokenizer import KINDS, Tokenizer, check_vocabulary
@@ -107,7 +108,7 @@ def prepare_folder(
         tokenizer = tokenizer_of(directory, models)
     corpus = corpus_of(directory)
     check_spans(corpus, tokenizer)
-    tokenizer.save(directory)
+    write_tokenizer(directory, tokenizer)
     write_config(directory, models)
     return corpus
 

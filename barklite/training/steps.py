@@ -169,7 +169,7 @@ def export(
         checkpoint.check_tensors(directory / name, state, expected)
     speakers = {} if opened is None else {name: opened.voice(name) for name in opened.voices}
     if opened is None or (directory / "data" / "codes.json").is_file():
-        speakers |= voices(corpus, config.tokens)
+        speakers |= {name: voice.arrays for name, voice in voices(corpus, config.tokens).items()}
     with checkpoint.new_directory(target, force=True) as new:
         for name, state in states.items():
             codec_dtype = torch.float16 if dtype == torch.int8 else dtype
