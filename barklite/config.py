@@ -219,8 +219,19 @@ class GenerationConfig:
         return n
 
 
+def option(default, help: str):
+    """A field of `Options`: its default, and what it means."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 class Options:
-    """Keyword arguments of several functions, in one place."""
+    """Keyword arguments that several functions share, and the flags of the command line."""
+
+    def __init_subclass__(cls) -> None:
+        """List the fields in the docstring."""
+        fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
+        lines = [f"    {name}: {field.metadata['help']}" for name, field in fields.items()]
+        cls.__doc__ = "\n".join([cls.__doc__ or "", "", *lines])
 
     @classmethod
     def of(cls, given: dict, *names: str):
@@ -233,51 +244,47 @@ class Options:
 
 @dataclass(frozen=True)
 class LoadOptions(Options):
-    """How `Bark.from_pretrained` loads a model.
+    """How `Bark.from_pretrained` loads a model. The codec is always float32, and so are activations on a CPU."""
 
-    device: None takes CUDA, else MPS, else the CPU.
-    dtype: of the three token models' weights. None keeps the file's; the built-in model becomes float32. The
-        codec is always float32, and so are activations on a CPU.
-    compile: compile the decoding step now, on a CPU or CUDA: seconds to a minute the first time on a machine,
-        less later. The CPU needs a C++ compiler (g++ or clang++).
-    quantize: "int8" or, on a CPU, "int4": smaller weights of the token models, which change the tokens.
-    offload: keep the models on the CPU and move each to `device` for its stage.
-    revision, local_files_only: for a Hub id; nothing else is ever fetched.
-    encoder: load the codec's encoder too, for `Bark.encode`.
-    """
-
-    device: "torch.device | str | None" = None
-    dtype: "torch.dtype | str | None" = None
-    compile: bool = False
-    quantize: str | None = None
-    offload: bool = False
-    revision: str | None = None
-    local_files_only: bool = False
-    encoder: bool = False
+    device: "torch.device | str | None" = option(None, "cuda, mps or cpu; default: the first that is there")
+    dtype: "torch.dtype | str | None" = option(
+        None, "float32, float16 or bfloat16, of the token models' weights; default: the checkpoint's"
+    )
+    compile: bool = option(
+        False, "compile the decoding steps when loading: slow the first time on a machine, then faster"
+    )
+    quantize: str | None = option(
+        None, "int8, or on a CPU int4: smaller weights of the token models, which change the tokens"
+    )
+    offload: bool = option(False, "keep the models on the CPU and move each to the device for its stage")
+    revision: str | None = option(None, "branch, tag or commit of a Hub id")
+    local_files_only: bool = option(False, "take a Hub id from the cache, without the network")
+    encoder: bool = option(False, "load the codec's encoder too, for Bark.encode")
 
 
 @dataclass(frozen=True)
 class RunOptions(Options):
-    """How a generation runs. None of these changes a clip, but for `retries` and `pause`.
+    """How a generation runs. None of these changes a clip, but for `retries` and `pause`."""
 
-    progress: bars on stderr; None: only on a terminal.
-    batch_size: texts at a time; as one ends, the next begins. None is 8 on a CPU, else 32, or fewer where
-        memory is short.
-    retries: how often to try another seed if a text does not end within the length limit, or gives no sound.
-        The clip reports the seed that it has.
-    pause: seconds of silence between the sentences of a stream.
-    piece: seconds of audio that `stream_audio` gives at a time.
-    """
-
-    progress: bool | None = False
-    batch_size: int | None = None
-    retries: int = 0
-    pause: float = 0.25
-    piece: float = 0.5
+    progress: bool | None = option(False, "show bars on stderr; None: only on a terminal")
+    batch_size: int | None = option(
+        None, "texts at a time; default: 8 on a CPU, else 32, or fewer where memory is short"
+    )
+    retries: int = option(
+        0, "other seeds to try if a text reaches the length limit or gives no sound; a clip reports its own"
+    )
+    pause: float = option(0.25, "seconds of silence between the sentences of a long text")
+    piece: float = option(0.5, "seconds of audio that Bark.stream_audio gives at a time")
 
     def __post_init__(self) -> None:
         if not _whole(self.retries) or self.retries < 0:
             raise ValueError(f"retries is {self.retries!r}; it must be a whole number from 0 on")
+        if self.batch_size is not None and not (_whole(self.batch_size) and self.batch_size >= 1):
+            raise ValueError(f"batch_size is {self.batch_size!r}; it must be a whole number from 1 on")
+        for name in ("pause", "piece"):
+            seconds = getattr(self, name)
+            if not _number(seconds) or not 0 <= seconds <= 3600:
+                raise ValueError(f"{name} is {seconds!r}; it must be a number of seconds")
 
 
 @dataclass(frozen=True)

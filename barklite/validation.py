@@ -186,11 +186,6 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     return picked
 
 
-def is_seconds(value: float) -> bool:
-    """Whether `value` is a time that can be asked for."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 3600
-
-
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can be had on a device now; None where nobody says."""
     if device.type == "cuda":
