@@ -64,6 +64,8 @@ def _speak(arguments: list[str]) -> int:
         "-o", "--output", metavar="FILE", help="the WAV file (default: bark.wav); of a .jsonl, a directory"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw sound and tokens: a .png, .pdf, .svg or .jpg")
+    parser.add_argument("--report", metavar="FILE", help="a page to look into the clip: an .html")
+    parser.add_argument("--words", metavar="FILE", help="when each word is said: a .srt, .vtt or .json")
     parser.add_argument("--float", action="store_true", help="write 32-bit float samples, not 16-bit")
     parser.add_argument(
         "-f", "--force", action="store_true", help="replace files that exist; of a .jsonl, all its rows"
@@ -106,9 +108,12 @@ def _speak(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if (options.text is None) == (options.input is None):
         parser.error("give one thing to say: a text, - for standard input, or -i FILE")
-    if options.plot is not None and options.input is not None:
-        raise ValueError("--plot draws one clip, and -i FILE makes many: give the text itself")
+    for name, does in (("plot", "draws"), ("report", "shows")):
+        if getattr(options, name) is not None and options.input is not None:
+            raise ValueError(f"--{name} {does} one clip, and -i FILE makes many: give the text itself")
     if options.input is not None and options.input.endswith(".jsonl"):
+        if options.words is not None:
+            raise ValueError("--words is for a text: a .jsonl file becomes many WAVs")
         return _corpus(options)
     if options.shard is not None:
         raise ValueError("--shard is for a corpus: -i FILE.jsonl")
@@ -118,9 +123,10 @@ def _speak(arguments: list[str]) -> int:
         raise ValueError("-o names a file: for standard output give /dev/stdout")
 
     text, long = _text(options)
-    outputs = [path for path in (options.output, options.save_voice, options.plot) if path is not None]
+    outputs = (options.output, options.save_voice, options.plot, options.report, options.words)
+    outputs = [path for path in outputs if path is not None]
     if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise ValueError("two of --output, --save-voice and --plot name the same file")
+        raise ValueError("two of --output, --save-voice, --plot, --report and --words name the same file")
     from . import clip, voice
     from .storage import atomic
     from .validation import check_text
@@ -130,6 +136,13 @@ def _speak(arguments: list[str]) -> int:
         voice.check_suffix(options.save_voice)
     if options.plot is not None:
         clip.plotting().format_of(options.plot)
+    if options.report is not None or options.words is not None:
+        from .analysis import report, subtitles
+
+        if options.report is not None:
+            report.check_suffix(options.report)
+        if options.words is not None:
+            subtitles.format_of(options.words)
     for path in outputs:
         atomic.check_writable(path)
         if os.path.isfile(path) and not options.force:
@@ -153,7 +166,7 @@ def _speak(arguments: list[str]) -> int:
         )
     else:
         clips = [bark.generate(text, options.voice, options.seed, config, progress, options.retries)]
-    _write(options, clips)
+    _write(options, clips, bark)
     return 0
 
 
@@ -275,17 +288,25 @@ def _generation(options: argparse.Namespace):
     return changed
 
 
-def _write(options: argparse.Namespace, clips: Iterable) -> None:
-    """The joined sound, written while it is made; if asked plot and voice; a line that says what was made."""
+def _write(options: argparse.Namespace, clips: Iterable, bark) -> None:
+    """The joined sound, written while it is made; if asked plot, report, word times and voice; a line that
+    says what was made.
+    """
     from .clip import WavWriter
     from .storage import atomic
 
+    if options.words:
+        from .analysis.subtitles import Transcript
+
+        transcript = Transcript(bark, options.voice)
     first, voice, seconds, count, cut = None, None, {}, 0, 0
     with atomic.writing(options.output) as file:
         for clip in clips:
             if first is None:
                 first, writer = clip, WavWriter(file, clip.sample_rate, options.float)
             writer.write(clip.audio)
+            if options.words:
+                transcript.add(clip)
             if options.save_voice and voice is None:
                 with contextlib.suppress(ValueError):  # too short: the text goes on in that of a later clip
                     voice = clip.voice()
@@ -300,6 +321,12 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
         )
     if options.plot:
         first.plot(options.plot)
+    if options.words:
+        transcript.save(options.words)
+    if options.report:
+        from .inspect import look
+
+        look(bark, first, options.voice).report(options.report)
     if options.save_voice:  # after the sound, which a clip too short to be a voice must not cost
         (voice or first.voice()).save(options.save_voice)
     if not options.quiet:

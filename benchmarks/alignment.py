@@ -13,6 +13,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def spectra(audio: np.ndarray, rate: int) -> np.ndarray:
     hop = round(HOP * rate)
     _, _, spectrum = stft(audio / max(np.abs(audio).max(), 1e-6), nperseg=4 * hop, noverlap=3 * hop)
     edges = np.geomspace(1, len(spectrum), BANDS + 1).astype(int)
-    bands = [np.abs(spectrum[a : max(b, a + 1)]).mean(0) for a, b in zip(edges, edges[1:], strict=False)]
+    bands = [np.abs(spectrum[a : max(b, a + 1)]).mean(0) for a, b in pairwise(edges)]
     return np.log(np.array(bands).T + 1e-4)
 
 

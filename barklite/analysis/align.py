@@ -1,9 +1,9 @@
 """When each word of a clip is said: read off the semantic model's attention to the text.
 
-The semantic model runs once over the clip's own tokens. In some of its heads the attention moves through the
-text as the words are said; which heads do is found for each model and clip: those along whose attention the
-best monotone path is the most probable. The path comes from dynamic time warping. Axes: H heads of all layers,
-N semantic tokens, W text tokens.
+The semantic model runs once over the clip's own tokens. In some heads the attention moves through the text as
+its words are said. They are found anew for each clip: the heads along whose attention the best monotone path
+is the most probable. Dynamic time warping gives the path. Axes: H heads of all layers, N semantic tokens, W
+text tokens.
 """
 
 import contextlib
