@@ -151,9 +151,8 @@ def _view(view: View, name: str) -> dict:
                 raise ValueError(f"the {stage} scores {known.shape} are not those of this clip, {shape}")
             if known is not None:
                 data[f"{stage}P"] = packed(known, "float32")
-        data["facts"] |= {
-            f"Mean log-probability, {name}": f"{mean:.3f}" for name, mean in scores.means.items()
-        }
+        means = ", ".join(f"{stage} {mean:.2f}" for stage, mean in scores.means.items())
+        data["facts"]["Mean log-probability"] = means
     if view.words is not None:
         found = view.words
         data["words"] = [[w.text, w.start, w.end, w.first, w.last] for w in found.words]
