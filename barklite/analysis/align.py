@@ -19,7 +19,7 @@ from ..models.gpt import GPT
 from .trace import attention_map, replaced
 
 FLOOR = 1e-3  # attention below this says nothing
-CLOSE = 0.25  # nats a frame: heads this close to the best one are averaged
+CLOSE = 0.1  # nats a frame: heads this close to the best one are averaged
 _SYMBOLS = "%‰&@#*/\\°"  # punctuation by Unicode's classes, but read aloud
 # A cue, one ideograph or kana, or a run of what has spaces around it, with the marks that follow.
 _WORD = re.compile(
@@ -216,9 +216,9 @@ def timed(text: str, times: np.ndarray, found: list[tuple[int, int, int, int]]) 
         if w < len(found) and not between.strip():
             stop = found[w][2]
         start = times[begin, 0]
-        end = np.nanmax(times[begin:stop, 1], initial=start)
         if np.isnan(start):
             continue
+        end = np.nanmax(times[begin:stop, 1], initial=start)
         edges = start + (end - start) * np.cumsum([0, *(b - a for a, b, *_ in shared)]) / sum(
             b - a for a, b, *_ in shared
         )
