@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..models.gpt import GPT
 from .trace import attention_map, replaced
@@ -60,11 +59,11 @@ class Alignment:
 
 
 def align(bark, clip, voice=None) -> Alignment:
-    """The start and end of each word of a clip.
+    """The start and end of each word of a clip, to a semantic token (20 ms).
 
     A clip holds no model and does not remember its voice: give the `Bark` that made it, and the voice that it
-    was spoken with, as for `Bark.score`. The first word's start is exact to about a token (20 ms) at best.
-    ValueError for a clip without semantic tokens or with those of another model.
+    was spoken with, as for `Bark.score`. ValueError for a clip without semantic tokens or with those of
+    another model.
     """
     if len(clip.semantic) == 0:
         raise ValueError("an empty clip has no words to align")
@@ -76,40 +75,37 @@ def align(bark, clip, voice=None) -> Alignment:
         return bark.tokenizer.encode(text)
 
     ids = encode(clip.text)[: t.n_text]
-    with recorded(
-        bark.semantic, slice(t.n_prompt - 1, t.n_prompt - 1 + len(clip.semantic)), len(ids)
-    ) as maps:
+    answers = slice(t.n_prompt - 1, t.n_prompt - 1 + len(clip.semantic))  # the positions that predict them
+    with recorded(bark.semantic, answers, len(ids)) as maps:
         bark.score((clip.semantic, None), clip.text, voice)
-    attention = torch.stack(maps).flatten(0, 1).numpy()  # (H, N, W)
-    cost = -np.log(attention + FLOOR)
-    ended = clip.finish_reason == "eos"
-    totals = warp(cost, ended)[0] / len(clip.semantic)  # (H,)
-    chosen = np.flatnonzero(totals <= totals.min() + CLOSE)
-    total, path = warp(-np.log(attention[chosen].mean(0, keepdims=True) + FLOOR), ended)
-    n_head = bark.semantic.config.n_head
-    heads = [divmod(int(head), n_head) for head in chosen]
+    ended, n = clip.finish_reason == "eos", len(clip.semantic)
+    totals = np.stack([warp(costs(layer), ended)[0] for layer in maps]) / n  # (L, n_head)
+    heads = [(int(layer), int(head)) for layer, head in np.argwhere(totals <= totals.min() + CLOSE)]
+    (total,), (path,) = warp(costs(np.mean([maps[layer][[head]] for layer, head in heads], 0)), ended)
 
-    rate, end = t.semantic_rate, min(len(clip.semantic) / t.semantic_rate, clip.seconds)
+    rate, end = t.semantic_rate, min(n / t.semantic_rate, clip.seconds)
     times = np.full((len(ids), 2), np.nan)
-    reached = np.flatnonzero(path[0] >= 0)
-    times[reached, 0] = np.minimum(path[0][reached] / rate, end)
+    reached = np.flatnonzero(path >= 0)
+    times[reached, 0] = np.minimum(path[reached] / rate, end)
     times[reached, 1] = np.append(times[reached[1:], 0], end)
     words = timed(clip.text, times, spans(clip.text, ids, encode))
-    return Alignment(
-        words, bark.tokenizer.pieces(ids), times, heads, float(np.exp(-total[0] / len(clip.semantic)))
-    )
+    return Alignment(words, bark.tokenizer.pieces(ids), times, heads, float(np.exp(-total / n)))
+
+
+def costs(attention: np.ndarray) -> np.ndarray:
+    return -np.log(attention + FLOOR)
 
 
 @contextlib.contextmanager
 def recorded(model: GPT, queries: slice, n_text: int):
-    """A list that gets each layer's attention of `queries` to the first `n_text` positions, (n_head, N, W)
-    float32 on the CPU: what `trace` keeps besides would not fit a large model.
+    """A list that gets each layer's attention of `queries` to the first `n_text` positions, float32
+    (n_head, N, W): all that `trace` keeps would be gigabytes of a large model.
     """
-    maps: list[torch.Tensor] = []
+    maps: list[np.ndarray] = []
 
     def recorder(attend: Callable) -> Callable:
         def record(q, k, v, mask, causal):
-            maps.append(attention_map(q, k, mask, causal)[0, :, queries, :n_text].cpu())
+            maps.append(attention_map(q, k, mask, causal)[0, :, queries, :n_text].cpu().numpy())
             return attend(q, k, v, mask, causal)
 
         return record
