@@ -1,6 +1,7 @@
 """Word times: the path through the attention, text tokens to typed words, and the built-in voice's own."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -250,3 +251,39 @@ def test_the_model_stays_as_it_was(voice, spoken):
     assert len(seen.attentions) == len(before)
     assert [block.attn.__dict__ for block in voice.semantic.h] == before
     assert again.words == found.words
+
+
+# --- the benchmark ------------------------------------------------------------------------------------------
+
+
+def test_times_are_carried_over_to_a_slower_sound():
+    """Four noises of different colour, and the same with a pause of 0.2 s before the third."""
+    from benchmarks.alignment import carried, spread
+
+    rate, random = 24_000, np.random.default_rng(0)
+    noise = np.fft.rfft(random.normal(size=(4, rate // 4)), axis=1)
+    for i, part in enumerate(noise):
+        part[: 200 + 500 * i] = part[400 + 500 * i :] = 0
+    parts = list(np.fft.irfft(noise, axis=1))
+    source = np.concatenate(parts)
+    clip = np.concatenate((*parts[:2], np.zeros(rate // 5), *parts[2:]))
+    times = np.array([0.0, 0.25, 0.5, 0.75, 0.9])
+    errors = carried(times, source, clip, rate) - (times + np.array([0, 0, 0.2, 0.2, 0.2]))
+    assert spread(errors[[0, 1, 3, 4]])["p90"] <= 20
+    assert -0.22 <= errors[2] <= 0.02  # the edge of the pause
+
+
+def test_the_words_of_the_built_in_voice_are_where_its_teacher_says_them(capsys):
+    from barklite.training.speech import espeak
+    from benchmarks.alignment import main
+
+    try:
+        espeak()
+    except OSError as error:
+        pytest.skip(str(error))
+    main(["--limit", "4", "--voices", "low"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = result["voices"]["low"]
+    assert found["words"] >= 20
+    assert found["both"]["median"] < 60
+    assert found["both"]["p90"] < 150

@@ -259,6 +259,7 @@ def test_the_page_draws_every_panel(views, opened):
 def test_a_click_plays_from_there(views, opened):
     tab = opened(views[0].report())
     tab.mouse.click(*spot(tab, 1.0))
+    assert 0.98 <= tab.evaluate("view().audio.currentTime") < 1.5
     wait_for(tab, "view().audio.currentTime > 1.15")
     assert tab.evaluate("view().audio.currentTime") < 2
     assert tab.locator("#play").inner_text() == "Pause"

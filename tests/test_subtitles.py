@@ -99,6 +99,7 @@ def test_clips_of_a_stream_follow_each_other(voice):
     transcript = Transcript(voice)
     made = [transcript.add(clip) for clip in clips]
     assert [one.text for one in made] == [clip.text for clip in clips]
+    assert (transcript.voice.fine == clips[0].codes).all()  # the others continue it
     audio, rate = np.concatenate([clip.audio for clip in clips]), clips[0].sample_rate
     for one, following in pairwise(made):
         assert one.words[-1].end <= one.end
