@@ -1,6 +1,7 @@
 """What a generation gives back: sound, and the tokens that it was made of."""
 
 import base64
+import html
 import io
 import numbers
 import os
@@ -92,10 +93,33 @@ class Clip:
             atomic.write_bytes(path, figure.render(format))
         return figure
 
+    def report(
+        self,
+        path: str | os.PathLike | None = None,
+        *,
+        other: "Clip | View | None" = None,  # noqa: F821
+        words: "Alignment | None" = None,  # noqa: F821
+        scores: "Scores | None" = None,  # noqa: F821
+        trace: "Trace | None" = None,  # noqa: F821
+    ) -> "Report":  # noqa: F821
+        """A page to look into this clip: a player whose cursor runs through sound, spectrogram, tokens and
+        codes. A notebook shows it; with a path it is also written, as one .html that needs no network.
+
+        words: from `barklite.inspect.align`. scores: from `Bark.score`. trace: of `bark.semantic` around
+        that. other: a clip to show beside this one, what differs marked. ValueError for another name than
+        .html, and for scores or a trace of another clip; OSError if it cannot be written.
+        """
+        from .analysis.report import View
+
+        return View(self, words, scores, trace).report(path, other)
+
     def _repr_html_(self) -> str:
-        """A player, in a notebook."""
+        """A player and what it plays, in a notebook."""
         sound = base64.b64encode(self.wav()).decode("ascii")
-        return f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
+        text = html.escape(" ".join(self.text.split())[:200])
+        facts = f"{self.seconds:.2f} s, seed {self.seed}, ended by {self.finish_reason}"
+        player = f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
+        return f"{player}<div>{text}<br><small>{html.escape(facts)}</small></div>"
 
 
 def plotting():

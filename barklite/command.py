@@ -2,11 +2,14 @@
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TextIO
+
+from .config import Options
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,8 +19,29 @@ class Parser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(name, description=description, formatter_class=formatter, allow_abbrev=False)
 
+    def add_options(self, title: str, kind: type[Options], *names: str) -> "argparse._ArgumentGroup":
+        """A group of flags made of a dataclass's fields: their types, defaults and help."""
+        group = self.add_argument_group(title)
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for name in names:
+            field, flag = fields[name], f"--{name.replace('_', '-')}"
+            help = field.metadata["help"].replace("%", "%%")
+            if field.type is bool:
+                group.add_argument(flag, action="store_true", help=help)
+            else:
+                number = {int: int, int | None: int, float: float}.get(field.type, str)
+                metavar = None if number is str else "N" if number is int else "S"
+                group.add_argument(flag, type=number, default=field.default, metavar=metavar, help=help)
+        return group
+
     def error(self, message: str) -> NoReturn:
         super().error(sentence(ValueError(f"{message:.300}")))
+
+
+def given(options: argparse.Namespace, kind: type[Options]) -> Options:
+    """The dataclass that a command's flags fill; ValueError for bad values."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in vars(options).items() if name in names})
 
 
 def open_streams() -> None:

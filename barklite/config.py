@@ -244,7 +244,7 @@ class Options:
 
 @dataclass(frozen=True)
 class LoadOptions(Options):
-    """How `Bark.from_pretrained` loads a model. The codec is always float32, and so are activations on a CPU."""
+    """How `Bark.from_pretrained` loads a model. The codec, and activations on a CPU, are always float32."""
 
     device: "torch.device | str | None" = option(None, "cuda, mps or cpu; default: the first that is there")
     dtype: "torch.dtype | str | None" = option(

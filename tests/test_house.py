@@ -27,7 +27,7 @@ ROOMS = {
     "reference": {*MODELS, "decode"},
     "voice": FILES_,
     "clip": {*FILES_, "voice", "analysis"},
-    "analysis": {*DECODE, "voice", "clip"},
+    "analysis": {*DECODE, "storage", "voice", "clip"},
     "bark": {*DOOR, "analysis"},
     "inspect": {"analysis"},
     "command": set(),

@@ -2,8 +2,8 @@
 
 `WordPiece` is bert-base-multilingual-cased exactly as the fast tokenizer behaves (spec 2.2 and appendix A);
 `SentencePiece` serves models trained with barklite, `English` the built-in voice among them, and `Bytes`
-models with random weights, which have no vocabulary. All offer `encode(text) -> list[int]`, `vocab_size`,
-and what their file holds: `file_name` and `content()`.
+models with random weights, which have no vocabulary. All offer `encode(text) -> list[int]`,
+`pieces(ids) -> list[str]`, `vocab_size`, and what their file holds: `file_name` and `content()`.
 """
 
 import unicodedata
@@ -52,6 +52,10 @@ class WordPiece:
                     ids += self._word(word)
         return ids
 
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The ids as they read."""
+        return [self._vocabulary[i] for i in ids]
+
     def _word(self, word: str) -> list[int]:
         unknown = [self.ids["[UNK]"]]
         if len(word) > MAX_WORD:
@@ -98,6 +102,10 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         return self._processor.EncodeAsIds(text)
 
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The ids as they read."""
+        return self._processor.IdToPiece(ids)
+
 
 class English(SentencePiece):
     """A `tokenizer.model` that reads English spelled out (`spell_out`): numbers, symbols and abbreviations as
@@ -125,6 +133,10 @@ class Bytes:
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", errors="replace"))
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The ids as they read."""
+        return [chr(i) if 32 <= i < 127 else f"<{i:02x}>" for i in ids]
 
 
 Tokenizer = WordPiece | SentencePiece | English | Bytes
