@@ -19,7 +19,7 @@ import scipy.io.wavfile
 
 from barklite import Clip, GenerationConfig, Request, corpus
 from barklite.__main__ import main
-from barklite.corpus import Shard, Synthesizer, speak
+from barklite.corpus import Shard, Synthesizer, jsonl, speak
 from barklite.decode.sampling import derived_seed
 from barklite.storage import atomic
 from tests import builders
@@ -111,7 +111,7 @@ def test_a_corpus(command, tiny):
     )
     assert sorted(os.listdir("out")) == ["3.wav", "5.wav", "a.wav", "results.jsonl"]
     first, second, third = sorted(lines(), key=lambda record: record["line"])
-    assert list(first) == list(corpus.FIELDS)
+    assert list(first) == list(jsonl.FIELDS)
     assert set(first.pop("timings")) == {"semantic", "coarse", "fine", "codec"}
     assert first == {
         "id": "a", "text": "Hello.", "voice": "mine.npz", "seed": 7, "line": 1, "file": "a.wav",
@@ -312,7 +312,7 @@ def test_numbers_and_strings_are_one_id():
 
 def test_many_names():
     """More than are kept as they come."""
-    names = corpus._Names()
+    names = jsonl._Names()
     assert all(names.add(str(i)) for i in range(150_000))
     assert len(names.sorted) > 2**17
     assert not any(names.add(str(i)) for i in range(0, 150_000, 997))
@@ -398,8 +398,8 @@ BAD = [
     (["-i", "rows.jsonl", "-o", "out", "--shard", "1/2/3"], "shard is '1/2/3'"),
     (["-i", "rows.jsonl", "-o", "out", "--seed", "-1"], "seed is -1"),
     (["-i", "rows.jsonl", "-o", "out", "--top-p", "2"], "top_p is 2"),
-    (["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"], "batch_size is 0; it must be 1 or more"),
-    (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be 0 or more"),
+    (["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"], "batch_size is 0; it must be a whole number from 1"),
+    (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be a whole number from 0"),
     (["Hello", "--shard", "1/2"], "--shard is for a corpus"),
     (["-i", "book.txt", "--shard", "1/2"], "--shard is for a corpus"),
 ]
@@ -507,7 +507,7 @@ def slow(requests):
 
 def test_one_process_a_shard(monkeypatch):
     """A second one on the same results, or on another split, would speak the same rows: it is refused."""
-    monkeypatch.setattr(corpus, "PATIENCE", 0.2)
+    monkeypatch.setattr(jsonl, "PATIENCE", 0.2)
     write(*ROWS[:3])
 
     def meanwhile(requests):
@@ -531,7 +531,7 @@ def test_results_replaced_while_we_wait_for_them(monkeypatch):
             os.replace("new", "results.jsonl") if call else os.unlink("results.jsonl")
 
     monkeypatch.setattr(fcntl, "flock", replacing)
-    with corpus._locked(Path("results.jsonl")) as file:
+    with jsonl._locked(Path("results.jsonl")) as file:
         assert os.path.samestat(os.fstat(file.fileno()), os.stat("results.jsonl"))
     assert next(calls) == 3
 
@@ -580,7 +580,7 @@ def killed_at(moment, monkeypatch):
     def half(file):  # what was to reach the disk does so in part
         os.ftruncate(file.fileno(), max(0, os.fstat(file.fileno()).st_size - 30))
 
-    sync = corpus._sync
+    sync = jsonl._sync
 
     def flushed(file):
         file.flush()
@@ -590,11 +590,11 @@ def killed_at(moment, monkeypatch):
         file.flush()
         half(file)
 
-    monkeypatch.setattr(corpus, "_sync", dying(flushed, torn))
+    monkeypatch.setattr(jsonl, "_sync", dying(flushed, torn))
     monkeypatch.setattr(atomic, "sync", dying(atomic.sync))
     monkeypatch.setattr(os, "replace", dying(os.replace))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
-    monkeypatch.setattr(corpus, "_locked", dying(corpus._locked))
+    monkeypatch.setattr(jsonl, "_locked", dying(jsonl._locked))
 
 
 def test_killed_at_every_call(monkeypatch):
@@ -703,7 +703,7 @@ def test_an_interrupt_breaks_nothing(command, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place, name", [(os, "replace"), (os, "fsync"), (corpus, "_sync"), (atomic, "sync")], ids=str
+    "place, name", [(os, "replace"), (os, "fsync"), (jsonl, "_sync"), (atomic, "sync")], ids=str
 )
 def test_a_full_disk(place, name, monkeypatch):
     """It ends the run with the name of the file; what was finished stays, and no part of a sound is left."""

@@ -30,7 +30,7 @@ ROOMS = {
     "analysis": {*DECODE, "storage", "voice", "clip"},
     "bark": {*DOOR, "analysis"},
     "inspect": {"analysis"},
-    "command": set(),
+    "command": {"config"},
     "barklite": {"bark", "clip", "config", "voice"},  # the package itself
     "corpus": ABOVE,
     "compat": ABOVE,

@@ -1,4 +1,4 @@
-"""Many texts: `speak` makes a directory of WAVs from a JSONL file; `Synthesizer` speaks the rows of Ray Data.
+"""A directory of WAVs from a JSONL file.
 
 A row is done when its line is in the results. The line is written after the sound, which appears whole: a
 process may be killed at any moment, and the next one goes on from there.
@@ -12,19 +12,18 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from .clip import Clip, clipped, wav
-from .config import GenerationConfig
-from .storage import atomic
+from ..clip import Clip, clipped, wav
+from ..storage import atomic
 
 if TYPE_CHECKING:
-    from .bark import Bark, Request
+    from ..bark import Request
 
 KEYS = ("id", "text", "voice", "seed")  # of an input line
 FIELDS = (*KEYS, "line", "file", "duration", "finish_reason", "timings", "error")  # of a line of results
@@ -115,8 +114,8 @@ def speak(
     """
     from tqdm import tqdm
 
-    from .bark import Request
-    from .decode.sampling import check_seed
+    from ..bark import Request
+    from ..decode.sampling import check_seed
 
     check_seed(seed)
     hidden = None if progress is None else not progress
@@ -281,7 +280,7 @@ def check_id(id: str | int) -> str | int:
 
 def row_seed(seed: int, id: str | int | None, given: int | None) -> int:
     """A row's own seed, else the one of its id: the same in every batch, shard and trial. ValueError."""
-    from .decode.sampling import check_seed, derived_seed
+    from ..decode.sampling import check_seed, derived_seed
 
     if given is not None:
         return check_seed(given)
@@ -463,138 +462,3 @@ def _line(record: dict) -> bytes:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-# --- columns in, columns out ----------------------------------------------------------------------------
-
-
-class Synthesizer:
-    """Speaks batches of rows, for `ray.data.Dataset.map_batches`. It loads the model at its first batch.
-
-    model, options: as in `Bark.from_pretrained`. seed: rows without one are drawn with `derived_seed(seed,
-    id)`, so that other batches and a second trial give the same sound. voice: of rows without one. config,
-    batch_size, retries: as in `Bark.generate_many`.
-    """
-
-    def __init__(
-        self,
-        model: str | os.PathLike | None = None,
-        *,
-        seed: int = 0,
-        voice: str | None = None,
-        config: GenerationConfig | None = None,
-        batch_size: int | None = None,
-        retries: int = 0,
-        **options: Any,
-    ):
-        self.model, self.options = model, options
-        self.seed, self.voice = seed, voice
-        self.settings = {"config": config, "batch_size": batch_size, "retries": retries}
-        self._bark: Bark | None = None
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_bark": None}  # the model stays where it is
-
-    def __call__(self, batch):
-        """Columns to the same columns and those that were made, a row each, in order.
-
-        batch: a dict of arrays or a pyarrow Table, with "text" and perhaps "id", "voice" and "seed", where
-            None, NaN, NA and masked entries are not given. A row needs an id or a seed.
-
-        Gives what it was given, and "audio" (a pyarrow array of float32 a row, in Parquet a list),
-        "sample_rate", "duration" (seconds), "finish_reason", "seed" (the one used, or -1) and "error": what
-        was wrong with the row, in words, and "" otherwise. None of them is null. With an error the audio is
-        empty.
-        """
-        import pyarrow as pa
-
-        table = isinstance(batch, pa.Table)
-        if not table and not isinstance(batch, Mapping):
-            raise ValueError('a batch is a dict of arrays or a Table: batch_format="numpy" or "pyarrow"')
-        names = batch.column_names if table else list(batch)
-        if "text" not in names:
-            raise ValueError(f"there is no column 'text'; there are {', '.join(names) or 'none'}")
-        n = len(batch["text"])
-        given = {key: _entries(batch[key]) if key in names else [None] * n for key in KEYS}
-        made = self._speak(n, given)
-        columns = {
-            "audio": pa.array([row["audio"] for row in made], pa.list_(pa.float32())),
-            "sample_rate": pa.array([self._bark.config.codec.sample_rate] * n, pa.int32()),
-            "duration": pa.array([row["duration"] for row in made], pa.float64()),
-            "finish_reason": pa.array([row["finish_reason"] for row in made], pa.string()),
-            "seed": pa.array([row["seed"] for row in made], pa.int64()),
-            "error": pa.array([row["error"] for row in made], pa.string()),
-        }
-        if table:
-            kept = batch.drop_columns([name for name in names if name in columns])
-            for name, column in columns.items():
-                kept = kept.append_column(name, column)
-            return kept
-        # Ray would store arrays of numpy's as tensors, whose type depends on whether their lengths differ.
-        audio = [sound.values for sound in columns.pop("audio")]
-        return {**batch, "audio": audio} | {key: column.to_numpy(False) for key, column in columns.items()}
-
-    def _speak(self, n: int, given: dict[str, list]) -> list[dict]:
-        """What was made of each row, or its error."""
-        from .bark import Bark, Request
-        from .decode.sampling import check_seed
-
-        check_seed(self.seed)
-        if self._bark is None:
-            self._bark = Bark.from_pretrained(self.model, **self.options)
-        silence = {
-            "audio": np.empty(0, np.float32),
-            "duration": 0.0,
-            "finish_reason": "",
-            "seed": -1,
-            "error": "",
-        }
-        made, requests, places = [dict(silence) for _ in range(n)], [], []
-        for i, (id, text, voice, seed) in enumerate(zip(*given.values(), strict=True)):
-            try:
-                made[i]["seed"] = row_seed(self.seed, id, seed)
-            except ValueError as error:
-                made[i]["error"] = str(error)
-                continue
-            requests.append(Request(text, self.voice if voice is None else voice, made[i]["seed"]))
-            places.append(i)
-        for i, result in self._bark.generate_many(requests, **self.settings):
-            if isinstance(result, Exception):
-                made[places[i]]["error"] = str(result) or type(result).__name__
-            else:
-                made[places[i]].update(
-                    audio=result.audio,
-                    duration=result.seconds,
-                    finish_reason=result.finish_reason,
-                    seed=result.seed,
-                )
-        return made
-
-
-def _entries(column: Any) -> list:
-    """A column's entries as Python's own; None for what is missing."""
-    return [_entry(value) for value in (column.to_pylist() if hasattr(column, "to_pylist") else column)]
-
-
-def _entry(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
-        return None
-    if isinstance(value, float):  # what whole numbers become in a column where one is missing
-        return None if value != value else int(value) if value.is_integer() else value
-    return value
-
-
-def spoken_ids(directory: str | os.PathLike) -> set:
-    """The ids that Parquet files in a directory hold without an error: what a second start can leave out.
-
-    A file that was cut short is passed over; an empty set if there is no such directory.
-    """
-    import pyarrow.dataset as parquet
-
-    if not os.path.isdir(directory):
-        return set()
-    files = parquet.dataset(directory, format="parquet", exclude_invalid_files=True)
-    if not files.files:
-        return set()
-    return set(files.to_table(columns=["id"], filter=parquet.field("error") == "")["id"].to_pylist())
