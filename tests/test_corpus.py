@@ -398,7 +398,10 @@ BAD = [
     (["-i", "rows.jsonl", "-o", "out", "--shard", "1/2/3"], "shard is '1/2/3'"),
     (["-i", "rows.jsonl", "-o", "out", "--seed", "-1"], "seed is -1"),
     (["-i", "rows.jsonl", "-o", "out", "--top-p", "2"], "top_p is 2"),
-    (["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"], "batch_size is 0; it must be a whole number from 1"),
+    (
+        ["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"],
+        "batch_size is 0; it must be a whole number from 1",
+    ),
     (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be a whole number from 0"),
     (["Hello", "--shard", "1/2"], "--shard is for a corpus"),
     (["-i", "book.txt", "--shard", "1/2"], "--shard is for a corpus"),
