@@ -19,7 +19,8 @@ the same command again to go on after an interruption: rows done are skipped, th
 
 Other commands:
   barklite voices [LANGUAGE]      list the names of voices: the built-in model's and Suno's
-  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory"""
+  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory
+  barklite serve                  speak over HTTP, in the shape of OpenAI's speech endpoint"""
 
 NOTE = (
     "barklite: the built-in voice speaks, a small English model trained on synthetic speech "
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:  # this process is the command: what it began is to vanish when it is told to end
         arguments = sys.argv[1:]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
+    command = {"voices": _voices, "convert": _convert, "serve": _serve}.get(arguments[0] if arguments else "")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"barklite: {message}", file=sys.stderr)
@@ -368,6 +369,16 @@ def _convert(arguments: list[str]) -> int:
         source, options.directory, dtype, options.encoder, options.force, False if options.quiet else None
     )
     return 0
+
+
+def _serve(arguments: list[str]) -> int:
+    from .serve import cli
+
+    parser = _parser("barklite serve", cli.DESCRIPTION)
+    _model_options(parser)
+    cli.add_options(parser)
+    options = parser.parse_args(arguments)
+    return cli.run(options, lambda: _bark(options))
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:

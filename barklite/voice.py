@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -91,14 +92,22 @@ class Voice:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, tokens: TokenConfig = TokenConfig(), name: str | None = None
+        cls,
+        path: str | os.PathLike | BinaryIO,
+        tokens: TokenConfig = TokenConfig(),
+        name: str | None = None,
     ) -> "Voice":
-        """Read an `.npz` as Suno ships them. FileNotFoundError, or ValueError. Nothing is executed."""
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no voice file {path}")
+        """Read an `.npz` as Suno ships them, a file's path or an open binary file.
+
+        FileNotFoundError, or ValueError. Nothing is executed.
+        """
+        file, path = path, name or "the voice file"
+        if not hasattr(file, "read"):
+            file = path = Path(file)
+            if not path.is_file():
+                raise FileNotFoundError(f"there is no voice file {path}")
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(file) as archive:
                 arrays = {
                     key: _read_array(archive, f"{key}.npy")
                     for key in ARRAYS
