@@ -179,7 +179,8 @@ class _Talk:
         for left in reversed(range(len(self.speech.sentences))):
             self.spoken.append(clip)
             sound = np.concatenate((clip.audio, self.server.silence)) if left else clip.audio
-            yield await asyncio.to_thread(encoder.add, sound, not left)
+            if data := await asyncio.to_thread(encoder.add, sound, not left):
+                yield data
             if left:
                 clip = await self.next()
         self.whole = True
@@ -237,11 +238,12 @@ def _failed(error: Exception) -> Refused:
     return Refused(500, f"the text could not be spoken: {error}", "generation_failed")
 
 
-def create_app(bark: Bark, settings: Settings = Settings()) -> FastAPI:
+def create_app(bark: Bark, settings: Settings | None = None) -> FastAPI:
     """The ASGI application that serves a Bark. It speaks from its start to its shutdown.
 
     ValueError for settings that the model cannot have, and for a Bark with `offload`.
     """
+    settings = settings or Settings()
     server = Server(bark, settings)
     page, policy = _page()
 

@@ -21,8 +21,10 @@ CODED = {
 
 
 class Encoder:
-    """Audio in, bytes out. What a format keeps in its header and knows at the end only, such as the length,
-    is right if all audio came at once.
+    """Audio in, bytes out.
+
+    A WAV's header tells its length only if all audio came at once. FLAC, of which many readers take no other,
+    is held back until the end.
     """
 
     def __init__(self, format: str, sample_rate: int):
@@ -42,8 +44,8 @@ class Encoder:
         self._coder.write(pcm16(audio) if self.format == "flac" else np.clip(audio, -1, 1))
         if last:
             self._coder.close()
-        else:
-            self._coder.flush()
+        elif self.format == "flac":
+            return b""
         data = self._file.getvalue()[self._sent :]
         self._sent += len(data)
         return data

@@ -16,7 +16,9 @@ from ..voice import Voice
 
 
 class Decoder:
-    """Sentences that are spoken together, a step at a time. Not thread-safe; `split`, `length` and `voice` are.
+    """Sentences that are spoken together, a step at a time.
+
+    Only `split`, `length` and `voice` may be called from several threads.
 
     A clip does not depend on what else is decoded: it is the one that `Bark.generate` makes of the request.
     """

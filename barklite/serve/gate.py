@@ -97,5 +97,5 @@ class Gate:
         if self.settings.api_key is None or path in OPEN_PATHS or path.startswith("/reports/"):
             return True
         kind, _, key = headers.get("authorization", "").partition(" ")
-        same = secrets.compare_digest(key.strip().encode(), self.settings.api_key.encode())
+        same = secrets.compare_digest(key.strip().encode("latin-1"), self.settings.api_key.encode())
         return same and kind.lower() == "bearer"
