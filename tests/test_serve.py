@@ -32,6 +32,7 @@ import soundfile  # noqa: E402
 from barklite.serve import Settings, create_app  # noqa: E402
 from barklite.serve.decoder import Decoder  # noqa: E402
 from barklite.serve.worker import Busy, Speech, Worker  # noqa: E402
+from benchmarks.serve import malformed  # noqa: E402
 from tests.serving import running, until  # noqa: E402
 
 SHORT = GenerationConfig(max_seconds=0.2)
@@ -248,27 +249,10 @@ def test_paths_that_are_not_there(client, method, path):
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def malformed(number: int) -> tuple[bytes, dict[str, str]]:
-    """A body that is no request, each number another one."""
-    draw = random.Random(number)
-    good = json.dumps({"input": "Hello.", "seed": number, "voice": "mine"}).encode()
-    kinds = (
-        lambda: draw.randbytes(draw.randrange(200)),
-        lambda: good[: draw.randrange(len(good))],
-        lambda: b"[" * draw.randrange(1, 50_000),
-        lambda: b'{"input": "\\ud8' + draw.randbytes(1).hex().encode() + b'"}',
-        lambda: json.dumps(draw.choice([None, 1, [], "x", {}, {"input": None}, {"input": []}])).encode(),
-        lambda: b'{"input": ' + b"9" * draw.randrange(1, 20_000) + b"}",
-        lambda: b'{"seed": ' + draw.choice([b"NaN", b"1e999", b"-0.5", b"true"]) + b', "input": "a"}',
-        lambda: good.replace(b"input", bytes([draw.randrange(128, 256)])),
-    )
-    return draw.choice(kinds)(), {"content-type": "application/json"}
-
-
 def test_malformed_bodies(client):
     for number in range(300):
-        body, headers = malformed(number)
-        answer = client.post("/v1/audio/speech", content=body, headers=headers)
+        body = malformed(number)
+        answer = client.post("/v1/audio/speech", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 400, (number, body[:80], answer.text)
         assert answer.json()["error"]["message"]
     assert client.post("/v1/audio/speech", content=b'{"input": "Hi."}').status_code == 400  # of no type
@@ -619,3 +603,15 @@ def test_the_openai_client(address, tiny, tmp_path):
     assert caught.value.param == "speed"
     with pytest.raises(openai.NotFoundError, match="no model"):
         speech.create(input=text, voice="guest", model="other")
+
+
+def test_the_load_test(native, capsys):
+    from benchmarks import serve
+
+    options = ["--clients", "3", "--seconds", "0.5", "--requests", "2", "--hostile", "--malformed", "20"]
+    serve.main(["-m", str(native), *options])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (run,) = result["clients"].values()
+    assert set(run["counts"]) == {"right", "cut", "stalled", "malformed, refused"}
+    assert run["counts"]["malformed, refused"] == 20
+    assert run["answers"] == run["counts"]["right"] >= 3
