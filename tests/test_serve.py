@@ -31,7 +31,7 @@ import soundfile  # noqa: E402
 
 from barklite.serve import Settings, create_app  # noqa: E402
 from barklite.serve.decoder import Decoder  # noqa: E402
-from barklite.serve.worker import Busy, Speech, Worker  # noqa: E402
+from barklite.serve.worker import Busy, Closed, Speech, Worker  # noqa: E402
 from benchmarks.serve import malformed  # noqa: E402
 from tests.serving import running, until  # noqa: E402
 
@@ -444,6 +444,34 @@ def test_a_long_request_leaves_slots_to_others(tiny):
     late = speech(1)
     worker._speeches += [long, late]
     assert worker._next() is late
+
+
+def test_requests_take_turns(tiny):
+    worker = Worker(lambda: Decoder(tiny, SHORT, 1), 4)
+    worker._speeches += [speech(3), speech(3)]
+    order = []
+    for _ in range(4):
+        turn = worker._next()
+        order.append([id(turn), turn.begun])
+        worker._begin(turn)
+        turn.running.clear()
+        turn.taken += 1
+    first, second = order[0][0], order[1][0]
+    assert first != second
+    assert order == [[first, 0], [second, 0], [first, 1], [second, 1]]
+
+
+def test_a_worker_that_dies_leaves_nobody_waiting(tiny, monkeypatch):
+    worker, results = Worker(lambda: Decoder(tiny, SHORT, 1), 4), []
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(Decoder, "step", lambda self: 1 / 0)
+    worker._new_decoder = None
+    worker.start()
+    worker.submit(Speech(["Hello."], None, 0, results.append))
+    until(lambda: not worker.alive)
+    assert isinstance(results[0], ZeroDivisionError)
+    with pytest.raises(Closed):
+        worker.submit(speech(1))
 
 
 def test_a_worker_that_is_full(tiny):

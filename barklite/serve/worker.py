@@ -1,5 +1,6 @@
 """One thread that owns the model and speaks the sentences of all requests in one batch."""
 
+import logging
 import math
 import threading
 import time
@@ -63,10 +64,10 @@ class Worker:
         self.decoder = new_decoder()
         self.finished = lambda clip: None  # told of each clip
         self._changed = threading.Condition()
-        self._speeches: list[Speech] = []  # in the order they came
+        self._speeches: list[Speech] = []  # a line: who had a turn goes to its end
         self._gone: list[Speech] = []  # cancelled, and perhaps still in the decoder
         self._closing = False
-        self._pace = 1.0  # seconds between two clips while there is work
+        self._pace, self._clock = 1.0, time.monotonic()  # seconds from clip to clip; when the last was done
         self._thread = threading.Thread(target=self._run, name="barklite decoder", daemon=True)
 
     def start(self) -> None:
@@ -121,33 +122,38 @@ class Worker:
             self._gone.append(speech)
 
     def _run(self) -> None:
-        clock = time.monotonic()
-        while True:
+        try:
+            while self._wait():
+                try:
+                    done = self.decoder.step()
+                except Exception as error:  # of the whole batch, such as a device out of memory
+                    logging.getLogger(__name__).exception("a step of the decoder failed")
+                    self._begin_anew(error)
+                    continue
+                with self._changed:
+                    for (speech, i), result in done:
+                        self._done(speech, i, result)
+                if done:
+                    now = time.monotonic()
+                    self._pace += 0.2 * ((now - self._clock) / len(done) - self._pace)
+                    self._clock = now
+        finally:
+            self._closing = True
             with self._changed:
-                self._drop_gone()
-                while not self._closing and not len(self.decoder) and self._next() is None:
-                    self._changed.wait()
-                    self._drop_gone()
-                    clock = time.monotonic()
-                if self._closing:
-                    break
-                while self.decoder.room and (speech := self._next()) is not None:
-                    self._begin(speech)
-            try:
-                done = self.decoder.step()
-            except Exception as error:  # of the whole batch, such as a device out of memory
-                self._fail(error)
-                continue
-            with self._changed:
-                for (speech, i), result in done:
-                    self._done(speech, i, result)
-            if done:
-                now = time.monotonic()
-                self._pace += 0.2 * ((now - clock) / len(done) - self._pace)
-                clock = now
-        with self._changed:
-            self._end_all(Closed("the server shuts down"))
+                self._end_all(Closed("the server shuts down"))
             self.decoder.close()
+
+    def _wait(self) -> bool:
+        """Until there is something to decode: the decoder has it then. False if the worker is closed."""
+        with self._changed:
+            self._drop_gone()
+            while not self._closing and not len(self.decoder) and self._next() is None:
+                self._changed.wait()
+                self._drop_gone()
+                self._clock = time.monotonic()
+            while self.decoder.room and (speech := self._next()) is not None:
+                self._begin(speech)
+            return not self._closing
 
     def _drop_gone(self) -> None:
         for speech in self._gone:
@@ -156,13 +162,15 @@ class Worker:
         self._gone.clear()
 
     def _next(self) -> Speech | None:
-        """Whose turn it is: of the requests with the fewest sentences in the decoder the oldest."""
+        """Whose turn it is: the first in the line of those with the fewest sentences in the decoder."""
         ready = (speech for speech in self._speeches if speech.can_begin(self.decoder.size))
         return min(ready, key=lambda speech: len(speech.running), default=None)
 
     def _begin(self, speech: Speech) -> None:
         i, speech.begun = speech.begun, speech.begun + 1
         speech.running.add(i)
+        self._speeches.remove(speech)
+        self._speeches.append(speech)
         seed = (speech.seed + i) % (MAX_SEED + 1)
         self.decoder.submit((speech, i), Request(speech.sentences[i], speech.voice, seed))
 
@@ -185,11 +193,11 @@ class Worker:
         if speech.delivered == len(speech.sentences):
             self._speeches.remove(speech)
 
-    def _fail(self, error: Exception) -> None:
-        """After an error in the batch nothing in the decoder can be trusted: begin with a new one."""
+    def _begin_anew(self, error: Exception) -> None:
+        """After an error in the batch nothing in the decoder can be trusted: take a new one."""
         with self._changed:
             self._end_all(error)
-        self.decoder = None  # its memory is needed for the next
+        self.decoder.close()
         self.decoder = self._new_decoder()
 
     def _end_all(self, error: Exception) -> None:
