@@ -461,6 +461,18 @@ def test_requests_take_turns(tiny):
     assert order == [[first, 0], [second, 0], [first, 1], [second, 1]]
 
 
+def test_clips_that_are_done_early_wait_for_their_turn(tiny):
+    worker, results = Worker(lambda: Decoder(tiny, SHORT, 4), 4), []
+    clips = [tiny.generate("Hello.", seed=seed, config=SHORT) for seed in range(3)]
+    one = Speech(["Hello."] * 3, MINE, 0, results.append, begun=3, running={0, 1, 2})
+    worker._speeches.append(one)
+    for i, heard in ((2, 0), (0, 1), (1, 3)):
+        worker._done(one, i, clips[i])
+        assert len(results) == heard
+    assert [clip.seed for clip in results] == [0, 1, 2]
+    assert worker.counts() == (0, 0, 0)
+
+
 def test_a_worker_that_dies_leaves_nobody_waiting(tiny, monkeypatch):
     worker, results = Worker(lambda: Decoder(tiny, SHORT, 1), 4), []
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
