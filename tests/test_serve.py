@@ -473,6 +473,23 @@ def test_clips_that_are_done_early_wait_for_their_turn(tiny):
     assert worker.counts() == (0, 0, 0)
 
 
+def test_what_is_cancelled_is_not_spoken_to_its_end(tiny):
+    worker, spoken = Worker(lambda: Decoder(tiny, replace(SHORT, max_seconds=12.0), 4), 4), []
+    worker.finished = spoken.append
+    worker.start()
+    speeches = [speech(1), speech(1)]
+    for one in speeches:
+        worker.submit(one)
+    until(lambda: len(worker.decoder) == 2)
+    worker.cancel(speeches[0])
+    until(lambda: len(worker.decoder) == 1)
+    assert not spoken
+    worker.cancel(speeches[1])
+    until(lambda: len(worker.decoder) == 0)
+    worker.close()
+    assert not spoken
+
+
 def test_a_worker_that_dies_leaves_nobody_waiting(tiny, monkeypatch):
     worker, results = Worker(lambda: Decoder(tiny, SHORT, 1), 4), []
     monkeypatch.setattr(threading, "excepthook", lambda _: None)

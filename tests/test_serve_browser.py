@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_a_key_is_asked_for(page, tiny):
 
 def test_a_report_opens(page, address, monkeypatch):
     html = "<!doctype html><p id=p>the report</p><script>p.append(' of a clip')</script>"
-    monkeypatch.setattr(Clip, "report", lambda clip: html, raising=False)
+    monkeypatch.setattr(Clip, "report", lambda clip: SimpleNamespace(html=html), raising=False)
     page.goto(address)
     page.get_by_label("Text").fill(TEXT)
     page.get_by_role("button", name="Speak").click()

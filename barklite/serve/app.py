@@ -117,8 +117,8 @@ def create_app(bark: Bark, settings: Settings | None = None) -> FastAPI:
         clips = server.reports.get(name, [])
         if not 0 <= number < len(clips):
             raise Refused(404, "this report is not kept any more", "report_not_found")
-        html = await asyncio.to_thread(clips[number].report)
-        return HTMLResponse(html, headers={"content-security-policy": REPORT_POLICY})
+        page = await asyncio.to_thread(clips[number].report)
+        return HTMLResponse(page.html, headers={"content-security-policy": REPORT_POLICY})
 
     @app.get("/health")
     async def health() -> dict:

@@ -82,7 +82,7 @@ class Worker:
         """Requests; sentences in the decoder; sentences that have not begun."""
         with self._changed:
             waiting = sum(len(speech.sentences) - speech.begun for speech in self._speeches)
-            return len(self._speeches), sum(len(s.running) for s in self._speeches), waiting
+            return len(self._speeches), len(self.decoder), waiting
 
     def submit(self, speech: Speech) -> None:
         """Take a request. Busy or Closed if it is not taken."""
