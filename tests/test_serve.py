@@ -493,12 +493,12 @@ def test_what_is_cancelled_is_not_spoken_to_its_end(tiny):
 def test_a_worker_that_dies_leaves_nobody_waiting(tiny, monkeypatch):
     worker, results = Worker(lambda: Decoder(tiny, SHORT, 1), 4), []
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    monkeypatch.setattr(Decoder, "step", lambda self: 1 / 0)
-    worker._new_decoder = None
+    monkeypatch.setattr(worker, "_begin", lambda speech: 1 / 0)
     worker.start()
     worker.submit(Speech(["Hello."], None, 0, results.append))
-    until(lambda: not worker.alive)
-    assert isinstance(results[0], ZeroDivisionError)
+    until(lambda: not worker._thread.is_alive())
+    assert isinstance(results[0], Closed)
+    assert not worker.alive
     with pytest.raises(Closed):
         worker.submit(speech(1))
 

@@ -17,7 +17,7 @@ for package in ("fastapi", "uvicorn", "prometheus_client", "soundfile"):
 playwright = pytest.importorskip("playwright.sync_api", reason="needs barklite[browser-test]")
 
 from barklite.serve import Settings, create_app  # noqa: E402
-from tests.serving import running  # noqa: E402
+from tests.serving import running, until  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -86,8 +86,8 @@ def test_a_real_generation(page):
         assert np.array_equal(samples(page), np.frombuffer(clip.wav()[44:], "<i2"))
         item = page.get_by_role("listitem").first
         playwright.expect(item).to_contain_text(f"{clip.seconds:.1f} s, voice {bark.voices[0]}, seed 1")
-        seconds = "() => document.querySelector('audio').duration"
-        page.wait_for_function(f"({seconds})() > 0")
+        seconds = "document.querySelector('audio').duration"
+        until(lambda: page.evaluate(seconds))
         assert page.evaluate(seconds) == pytest.approx(clip.seconds, abs=0.02)
         if folder := os.environ.get("BARKLITE_SCREENSHOTS"):
             for scheme in ("light", "dark"):
