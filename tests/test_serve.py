@@ -349,7 +349,7 @@ def test_a_client_that_leaves_frees_its_place(tiny, when):
 
 
 def test_a_reader_that_stalls_is_cut(tiny):
-    settings = Settings(config=SHORT, patience=0.5, pause=300)  # 14 MB of silence
+    settings = Settings(config=SHORT, batch_size=2, patience=0.5, pause=300)  # 14 MB of silence
     with running(create_app(tiny, settings)) as address, httpx.Client(base_url=address, timeout=60) as client:
         with connect(address) as stalling:
             stalling.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -421,6 +421,15 @@ def test_who_leaves_does_not_change_who_stays(tiny):
         alone = tiny.generate(f"Text {i}.", MINE if i % 2 else None, i, SHORT)
         assert np.array_equal(clip.codes, alone.codes)
         assert np.array_equal(clip.audio, alone.audio)
+
+
+def test_a_step_is_short(tiny):
+    """So a request does not wait for the end of another to join it."""
+    decoder, steps = Decoder(tiny, SHORT, 4), 1
+    decoder.submit("a", Request("Hello.", None, 0))
+    while not decoder.step():
+        steps += 1
+    assert steps > 20
 
 
 def speech(n: int, voice=None, **state) -> Speech:

@@ -49,6 +49,8 @@ class Decoder:
         pieces = [piece for piece in pieces if self.length(piece)]  # no lone marks
         if not pieces:
             raise ValueError("the text is empty to this model: it reads no word in it")
+        if any(self.length(piece) > limit for piece in pieces):
+            raise ValueError(f"a single character of the text has more than {limit} tokens")
         return pieces
 
     def length(self, text: str) -> int:
