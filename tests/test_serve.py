@@ -259,6 +259,12 @@ def test_malformed_bodies(client):
     assert speak(client, "Hello.").status_code == 200
 
 
+def test_a_large_body_is_refused_before_it_is_sent(address):
+    with connect(address) as early:
+        early.sendall(request_bytes("Hello.").replace(b"content-length: ", b"content-length: 99999")[:-5])
+        assert b" 413 " in early.recv(1000)
+
+
 def test_large_bodies(client):
     big = json.dumps({"input": "x" * 300_000}).encode()
     headers = {"content-type": "application/json"}
