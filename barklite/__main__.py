@@ -22,7 +22,8 @@ the same command again to go on after an interruption: rows done are skipped, th
 
 Other commands:
   barklite voices [LANGUAGE]      list the names of voices: the built-in model's and Suno's
-  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory"""
+  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory
+  barklite serve                  speak over HTTP, in the shape of OpenAI's speech endpoint"""
 
 NOTE = (
     "barklite: the built-in voice speaks, a small English model trained on synthetic speech "
@@ -36,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
         open_streams()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
+    commands = {"voices": _voices, "convert": _convert, "serve": _serve}
+    command = commands.get(arguments[0] if arguments else "")
 
     def act() -> int:
         with warnings.catch_warnings():
@@ -346,6 +348,16 @@ def _convert(arguments: list[str]) -> int:
         source, options.directory, dtype, options.encoder, options.force, False if options.quiet else None
     )
     return 0
+
+
+def _serve(arguments: list[str]) -> int:
+    from .serve import cli
+
+    parser = Parser("barklite serve", cli.DESCRIPTION)
+    _model_options(parser)
+    cli.add_options(parser)
+    options = parser.parse_args(arguments)
+    return cli.run(options, lambda: _bark(options))
 
 
 def _model_options(parser: Parser) -> None:

@@ -54,9 +54,17 @@ class Voice:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, tokens: TokenConfig = TokenConfig(), name: str | None = None
+        cls,
+        path: str | os.PathLike | bytes,
+        tokens: TokenConfig = TokenConfig(),
+        name: str | None = None,
     ) -> "Voice":
-        """Read an `.npz` as Suno ships them. FileNotFoundError, or ValueError. Nothing is executed."""
+        """Read an `.npz` as Suno ships them, by its path or from its bytes.
+
+        FileNotFoundError, or ValueError. Nothing is executed.
+        """
+        if isinstance(path, bytes):
+            return cls.from_arrays(read_npz(path), name, tokens)
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no voice file {path}")

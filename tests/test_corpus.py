@@ -400,7 +400,7 @@ BAD = [
     (["-i", "rows.jsonl", "-o", "out", "--top-p", "2"], "top_p is 2"),
     (
         ["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"],
-        "batch_size is 0; it must be a whole number from 1",
+        "batch_size is 0; it must be a whole number",
     ),
     (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be a whole number from 0"),
     (["Hello", "--shard", "1/2"], "--shard is for a corpus"),

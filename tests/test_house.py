@@ -35,7 +35,8 @@ ROOMS = {
     "corpus": ABOVE,
     "compat": ABOVE,
     "training": {*ABOVE, "command"},
-    "__main__": {*ABOVE, "command", "corpus"},
+    "serve": ABOVE,
+    "__main__": {*ABOVE, "command", "corpus", "serve"},
 }
 STILL_TO_MOVE = set()
 

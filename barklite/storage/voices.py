@@ -19,9 +19,14 @@ KINDS = {  # what an archive member may be compressed by: LZMA's header could as
 }
 
 
-def read_npz(path: str | os.PathLike, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an `.npz` has. OSError; ValueError if it is not whole, or too large."""
-    data = _read(Path(path), len(names) * MAX_BYTES)
+def read_npz(path: str | os.PathLike | bytes, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an `.npz` has, by its path or from its bytes.
+
+    OSError; ValueError if it is not whole, or too large.
+    """
+    most = len(names) * MAX_BYTES
+    data = path[: most + 1] if isinstance(path, bytes) else _read(Path(path), most)
+    path = "the voice file" if isinstance(path, bytes) else path
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             held = [name for name in names if f"{name}.npy" in archive.namelist()]
