@@ -310,3 +310,13 @@ def test_int8_activations_with_gradients():
     assert x.grad.isfinite().all()
     with torch.no_grad():
         assert relative(found, linear(x)) < 0.02
+
+
+@pytest.mark.parametrize("inputs", [1, 4, 8, 15, 17, 24, 40])
+@pytest.mark.parametrize("rows", [1, 16, 17])
+def test_widths_that_the_int8_kernels_cannot_take(inputs, rows):
+    """Regression: they read 16 inputs at a time, past the end of the weights, and the process died."""
+    weight, x = random(7, inputs), random(rows, inputs, seed=1)
+    for module in (quantize.Linear8(weight), quantize.Linear8(weight, True), quantize.Head8(weight)):
+        expected = x @ (module.weight.float() * module.scale[:, None]).t()
+        torch.testing.assert_close(module(x), expected, atol=1e-4, rtol=1e-4)

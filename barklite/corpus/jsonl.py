@@ -372,7 +372,10 @@ class _Results:
         """Write a row's WAV if it has one, then its line. OSError if the disk is full, or the like."""
         path = self.outdir / self.shard.results
         if sound is not None:
-            atomic.write_bytes(self.outdir / record["file"], sound)
+            place = self.outdir / record["file"]
+            if place.is_symlink() or (place.exists() and not place.is_file()):
+                place.unlink()  # a link or a pipe would be written through
+            atomic.write_bytes(place, sound)
         try:
             self.file.write(_line(record))
             _sync(self.file)

@@ -237,6 +237,7 @@ class Linear8(nn.Module):
     """
 
     few = 16
+    block = 16  # inputs: of any other number, PyTorch's kernels read past the end of the weights
     piece = 256  # rows multiplied at a time: less memory for what lies between
 
     def __init__(self, weight: Tensor, int8_activations: bool = False):
@@ -255,7 +256,9 @@ class Linear8(nn.Module):
             if len(flat) == 1 and torch.compiler.is_compiling():  # read as bytes, never stored wider
                 return self.row(weight, scale, flat[0].float()).to(x.dtype).view(*x.shape[:-1], -1)
             return F.linear(x, weight.to(x.dtype) * scale.to(x.dtype)[:, None])
-        if len(flat) <= self.few:
+        if weight.shape[1] % self.block:
+            y = flat.float() @ weight.t().float()
+        elif len(flat) <= self.few:
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
         elif self.int8_activations and has_int8_products() and not torch.is_grad_enabled():

@@ -6,7 +6,6 @@ A model's directory holds `last.pt` (weights, optimizers, step), `log.jsonl` (a 
 """
 
 import contextlib
-import io
 import json
 import os
 import time
@@ -21,7 +20,8 @@ from tqdm import tqdm
 
 from ..storage.atomic import write_bytes, writing
 from ..storage.checkpoint import check_tensors
-from ..validation import first_line, pick_device
+from ..storage.pickles import read_pickle
+from ..validation import pick_device
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and what is worth logging
 
@@ -267,12 +267,12 @@ class Run:
 
 def read_state(path: Path) -> dict:
     """A `last.pt`, on the CPU: "model" and "optimizers" (state dicts), "step". ValueError for damage."""
-    data = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(data, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle gives any of the loader's errors
-        raise ValueError(f"{path} is damaged ({first_line(error):.200}): remove it to begin anew") from None
-    if not isinstance(state, dict) or not {"model", "optimizers", "step"} <= state.keys():
+        state = read_pickle(path)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path} ")
+        raise ValueError(f"{path} is damaged ({reason:.200}): remove it to begin anew") from None
+    if not {"model", "optimizers", "step"} <= state.keys():
         raise ValueError(f"{path} is no state of a training run")
     model, kept, step = state["model"], state["optimizers"], state["step"]
     tensors = isinstance(model, dict) and all(
