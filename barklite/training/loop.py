@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -125,6 +126,14 @@ def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimiz
     ]
 
 
+class Kept(Protocol):
+    """What else a run trains."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
 @dataclass
 class Run:
     """One model on its way: `train` moves it on, and its directory always holds a whole state.
@@ -139,6 +148,8 @@ class Run:
     machine: Machine
     step: int = 0
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+    kept: dict[str, "Kept"] = field(default_factory=dict)
+    _states: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -162,7 +173,13 @@ class Run:
                 optimizer.load_state_dict(kept)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is another model's state: {first_line(error)}") from None
-        self.step = state["step"]
+        self.step, self._states = state["step"], state.get("kept", {})
+
+    def keep(self, name: str, thing: "Kept") -> None:
+        """Save the state of `thing` with the run's own from now on, and go on from what was saved."""
+        if name in self._states:
+            thing.load_state_dict(self._states.pop(name))
+        self.kept[name] = thing
 
     def train(
         self,
@@ -254,6 +271,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
+            "kept": {name: thing.state_dict() for name, thing in self.kept.items()},
         }
         with writing(self.directory / "last.pt") as file:
             torch.save(state, file)
