@@ -1,5 +1,5 @@
-"""The decoder's adversary: a small network that learns to tell its sound from recorded sound (Goodfellow et al.,
-2014; on short-time spectra as in EnCodec, Défossez et al., 2022, section 3.4).
+"""The decoder's adversary: a small network that learns to tell its sound from recorded sound (Goodfellow et
+al., 2014; on short-time spectra as in EnCodec, Défossez et al., 2022, section 3.4).
 
 A spectral loss alone is content with the mean of all sounds that fit the codes: noise turns into tones, fine
 harmonics into haze. The adversary sees that at once.

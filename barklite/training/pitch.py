@@ -22,8 +22,8 @@ def pitch(audio: Tensor, sample_rate: int, hop: int) -> tuple[Tensor, Tensor]:
     """Audio (B, hop * T) -> f0 in Hz, 0 where there is no voice, and the phase of the fundamental in the
     middle of each frame, in radians: both (B, T).
 
-    The period is the lag with the highest normalised correlation (after Talkin, 1995); how fast the phase turns
-    then makes it exact.
+    The period is the lag with the highest normalised correlation (after Talkin, 1995); how fast the phase
+    turns then makes it exact.
     """
     audio = audio.float()
     T = audio.shape[-1] // hop

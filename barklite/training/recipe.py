@@ -42,9 +42,8 @@ class Recipe:
 def voice_config(
     n_text_ids: int, n_semantic_ids: int, size: tuple[int, int, int] = Recipe.size
 ) -> BarkConfig:
-    """A small Bark: 16 kHz, 50 frames a second, each one semantic token and 6 codes of 9 bits, 3 of them coarse.
-
-    Ids follow one another without gaps.
+    """A small Bark at 16 kHz: 50 frames a second, each one semantic token and 6 codes of 9 bits, 3 of them
+    coarse. Ids follow one another without gaps.
     """
     codebook_size, n_coarse, n_codebooks, n_text = 512, 3, 6, 128
     layers, heads, width = size

@@ -43,9 +43,9 @@ def mel(audio: Tensor, sample_rate: int, window: int, hop: int, n_mels: int, n_f
 
 
 def latents(audio: Tensor, config: CodecConfig) -> Tensor:
-    """Audio (B, hop * T) -> the codec's latents (B, dimension, T): `PARTS` log mel spectra of each frame, then
-    its pitch, `N_PITCH` numbers: a point on a cylinder, whose height is the pitch, and whose angle is the phase of
-    the fundamental; on its axis where there is no voice.
+    """Audio (B, hop * T) -> the codec's latents (B, dimension, T): `PARTS` log mel spectra of each frame,
+    then its pitch, `N_PITCH` numbers: a point on a cylinder, whose height is the pitch and whose angle is the
+    phase of the fundamental; on its axis where there is no voice.
 
     With the phase the codes say where pulses lie, so that a decoder need not guess it.
     """

@@ -1,7 +1,7 @@
 """Speech with its phones and its pitch, from flite: the teacher of the built-in voice.
 
-flite's voices rms, slt and awb are statistical models of recordings of real people (CMU ARCTIC, Kominek and
-Black, 2004). It is called through its C library (Debian packages flite and libflite1), which also gives what it
+flite's voices rms and slt are statistical models of recordings of real people (CMU ARCTIC, Kominek and Black,
+2004). It is called through its C library (Debian packages flite and libflite1), which also gives what it
 decided before it made sound: every phone's end, and the pitch every 5 ms. It never lets a question rise, so
 `raised` draws that into its pitch before the sound is made.
 """
@@ -18,7 +18,7 @@ PAUSE = "pau"
 TRACK = 0.005  # seconds between two values of the pitch
 BEFORE, AFTER = 0.04, 0.08  # seconds of silence that stay at the ends
 RISE = 0.5  # octaves that a question rises over its last stressed syllable and what follows
-WH = frozenset("what who whom whose where when why which how".split())
+WH = frozenset(("what", "who", "whom", "whose", "where", "when", "why", "which", "how"))
 
 
 @dataclass(frozen=True)
