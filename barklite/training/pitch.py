@@ -25,7 +25,11 @@ def pitch(audio: Tensor, sample_rate: int, hop: int) -> tuple[Tensor, Tensor]:
     The period is the lag with the highest normalised correlation (after Talkin, 1995); how fast the phase
     turns then makes it exact.
     """
-    audio = audio.float()
+    with torch.autocast(audio.device.type, enabled=False):  # 16 bits would blur it
+        return _pitch(audio.float(), sample_rate, hop)
+
+
+def _pitch(audio: Tensor, sample_rate: int, hop: int) -> tuple[Tensor, Tensor]:
     T = audio.shape[-1] // hop
     middles = (torch.arange(T, device=audio.device) + 0.5) * hop
     f0 = _by_correlation(audio, sample_rate, middles)

@@ -15,18 +15,20 @@ class ResidualQuantizer(nn.Module):
     """codebooks (K, V, D), and the moving averages that they come from: sums (K, V, D) and counts (K, V),
     which are 0 where nothing was learned.
 
-    The first codebook is of the last `n_first` numbers of a vector alone, the others are of the rest.
+    n_first: the first codebook is of the last so many numbers of a vector alone, the others are of the rest;
+    0: all are of everything.
     """
 
-    def __init__(self, n_codebooks: int, codebook_size: int, dimension: int, n_first: int):
+    def __init__(self, n_codebooks: int, codebook_size: int, dimension: int, n_first: int = 0):
         super().__init__()
         shape = (n_codebooks, codebook_size, dimension)
         self.register_buffer("codebooks", torch.zeros(shape))
         self.register_buffer("sums", torch.zeros(shape))
         self.register_buffer("counts", torch.zeros(shape[:2]))
         sees = torch.ones(n_codebooks, dimension)
-        sees[0, : dimension - n_first] = 0
-        sees[1:, dimension - n_first :] = 0
+        if n_first:
+            sees[0, :-n_first] = 0
+            sees[1:, -n_first:] = 0
         self.register_buffer("sees", sees, persistent=False)
 
     def encode(self, vectors: Tensor) -> Tensor:

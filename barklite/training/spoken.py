@@ -2,8 +2,8 @@
 
 A semantic token says which phone sounds in a frame, how high (a pitch class, relative to the speaker's
 middle), and in which of the phone's frames we are (the last one stays for the rest of a long phone): what is
-said, when and with which melody, but not who says it. Most texts need no sound, they teach the semantic model;
-the others are spoken in turn by each speaker.
+said, when and with which melody, but not who says it. Most texts need no sound, for they only teach the
+semantic model; the others are spoken in turn by each speaker.
 """
 
 import json
