@@ -31,9 +31,10 @@ from .quantizer import ResidualQuantizer
 from .spectrum import N_PITCH, PARTS, latents, spectral_loss
 
 FILE = "quantizer.safetensors"
+LEARNED = 1500  # recordings, at most, that the quantiser learns from
 FRAMES = 40  # of a training example of the decoder and the encoder
 WAVEFORM = 4.0  # weight of the waveform's distance beside the spectral loss
-ALONE = 4000  # steps of the decoder before there is an adversary
+ALONE = 2500  # steps of the decoder before there is an adversary
 FOOLED, FEATURES = 0.1, 1.0  # weights of its two losses
 JUDGED = 20  # frames of half the examples that it sees
 
@@ -54,11 +55,15 @@ def train_quantizer(
         machine.device
     )
     generator = torch.Generator().manual_seed(settings.seed)
+    rng = machine.rng(settings.seed, 0)
+    some = rng.permutation(rows)[:LEARNED]
+    vectors = torch.cat(
+        [latents_of(corpus, i, config, machine) for i in tqdm(some, desc="latents", unit=" rows")], 1
+    ).T
     lines, bar = [], tqdm(range(settings.steps), desc="quantizer", unit=" steps")
     for step in bar:
-        rng = machine.rng(settings.seed, step)
-        vectors = [latents_of(corpus, i, config, machine) for i in rng.choice(rows, settings.batch_size)]
-        errors, revived = model.learn(torch.cat(vectors, 1).T, generator)
+        picked = torch.from_numpy(rng.integers(len(vectors), size=settings.batch_size))
+        errors, revived = model.learn(vectors[picked.to(vectors.device)], generator)
         if step % settings.log_every == 0 or step == settings.steps - 1:
             lines.append(f"{step} errors {[round(float(e), 4) for e in errors]} revived {revived}")
             bar.set_postfix(error=f"{float(errors[-1]):.4f}", revived=revived)
