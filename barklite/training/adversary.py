@@ -49,8 +49,9 @@ class Adversary:
     """The network, and the optimizer that moves it on. Its state is that of a run (`Run.keep`)."""
 
     def __init__(self, settings: Settings, device: torch.device):
-        torch.manual_seed(settings.seed)
-        self.parts = nn.ModuleList(map(Part, WINDOWS)).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.parts = nn.ModuleList(map(Part, WINDOWS)).to(device)
         self.optimizer = torch.optim.AdamW(self.parts.parameters(), LR, betas=(0.8, 0.99), weight_decay=0.0)
 
     def state_dict(self) -> dict:
