@@ -394,7 +394,7 @@ def test_quantizer(corpus):
     errors = [json.loads(line[line.index("[") : line.index("]") + 1]) for line in lines]
     assert [line.split()[0] for line in lines] == ["0", "10", "19"]
     assert all(len(error) == 4 for error in errors)
-    assert errors[-1][0] < errors[0][0]
+    assert errors[-1][1] < errors[0][1]  # the first is of the pitch alone
     assert errors[-1] == sorted(errors[-1], reverse=True)
     data, config = prepare.corpus_of(corpus), prepare.read_config(corpus)
     codes = data.codes()
