@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 
+RATE = 16_000  # samples a second of flite's sound
 PAUSE = "pau"
 TRACK = 0.005  # seconds between two values of the pitch
 BEFORE, AFTER = 0.04, 0.08  # seconds of silence that stay at the ends
@@ -36,7 +37,7 @@ class Speaker:
 
 @dataclass
 class Speech:
-    """audio: float32 (samples,) at 16 kHz. phones: (start in seconds, name). words: (start in seconds, first
+    """audio: float32 (samples,) at `RATE`. phones: (start in seconds, name). words: (start in seconds, first
     character). f0: Hz every `TRACK` seconds, 0 where there is no voice. All times are those of `audio`.
     """
 
@@ -223,7 +224,7 @@ def speak(text: str, speaker: Speaker, aloud: bool = True) -> Speech | None:
     heard = [k for k, token in enumerate(spoken) if token >= 0]
     begin = round(max(0.0, starts[heard[0]] - BEFORE) / TRACK) * TRACK
     end = segments[heard[-1]][1] + AFTER
-    audio = samples[round(begin * 16_000) : round(end * 16_000)].astype(np.float32) / 32768 * speaker.gain
+    audio = samples[round(begin * RATE) : round(end * RATE)].astype(np.float32) / 32768 * speaker.gain
     phones = [(start - begin, name) for start, (name, *_) in zip(starts, segments, strict=True)]
     words = [(starts[spoken.index(i)] - begin, place) for i, place in enumerate(places)]
     return Speech(audio, phones, words, f0[round(begin / TRACK) : round(end / TRACK)])

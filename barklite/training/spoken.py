@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .data import Writer
-from .speech import PAUSE, TRACK, Speaker, Speech, speak
+from .speech import PAUSE, RATE, TRACK, Speaker, Speech, speak
 
 UNITS = "units.json"
 CHUNK = 250  # texts a job
@@ -71,7 +71,7 @@ def _spoken(job) -> list[tuple]:
             continue
         n = len(speech.audio) // frame
         audio = np.clip(np.round(speech.audio[: n * frame] * 32767), -32768, 32767).astype(np.int16)
-        frames, which = framed(units(speech, speaker), n, frame / 16_000)
+        frames, which = framed(units(speech, speaker), n, frame / RATE)
         rows.append((text, speaker.name, audio if aloud else None, frames, spans_of(text, speech, which)))
     return rows
 
