@@ -81,8 +81,9 @@ def paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def compare(ours: list[Features], source: list[Features]) -> dict[str, float]:
     """Over all sentences: the mel cepstral distortion in dB (over pairs); where both have a pitch, the
-    correlation of the logarithms and their root mean square difference in semitones, each sentence's mean left
-    out (a voice need not have its source's register); and the share of pairs of which one alone is voiced.
+    correlation of the logarithms and their root mean square difference in semitones, each sentence's mean
+    left out (a voice need not have its source's register); and the share of pairs in which one alone is
+    voiced.
     """
     distortions, pitches, voiced = [], [], []
     for a, b in zip(ours, source, strict=True):
