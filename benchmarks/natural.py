@@ -102,7 +102,7 @@ def compare(ours: list[Features], source: list[Features]) -> dict[str, float]:
     x, y = np.concatenate(pitches, 1)
     return {
         "distortion_db": float(np.concatenate(distortions).mean()),
-        "pitch_correlation": float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum())),
+        "pitch_correlation": float((x * y).sum() / max(np.sqrt((x**2).sum() * (y**2).sum()), 1e-9)),
         "pitch_rmse_semitones": float(np.sqrt(((x - y) ** 2).mean())),
         "voicing_differs": float(np.concatenate(voiced).mean()),
     }
