@@ -244,9 +244,9 @@ def test_a_reading_and_its_source():
     assert near["pitch_rmse_semitones"] < 0.5
     register = natural.compare([replace(one, f0=1.5 * one.f0) for one in source], source)
     assert register["pitch_correlation"] == pytest.approx(1)
-    assert register["pitch_rmse_semitones"] == pytest.approx(0, abs=1e-6)
+    assert register["pitch_rmse_semitones"] == pytest.approx(0, abs=1e-3)
     monotone = natural.compare([replace(one, f0=130.0 * (one.f0 > 0)) for one in source], source)
-    assert monotone["pitch_correlation"] == 0
+    assert monotone["pitch_correlation"] == pytest.approx(0, abs=1e-3)
     assert monotone["pitch_rmse_semitones"] > 2
     assert monotone["voicing_differs"] == monotone["distortion_db"] == 0
     noise = [natural.features(0.1 * np.random.default_rng(0).normal(size=16_000), rate)] * 2
