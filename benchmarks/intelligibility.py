@@ -1,14 +1,15 @@
-"""How well a voice is understood: the share of words that a speech recogniser gets wrong.
+"""How well a voice is understood, and how natural it sounds: the share of words that a speech recogniser gets
+wrong, the distance to the source, and an estimate of the mean opinion score.
 
     python -m benchmarks.intelligibility              the built-in voice: 120 sentences, 2 speakers
     python -m benchmarks.intelligibility --limit 5    a quick look
     python -m benchmarks.intelligibility --plots DIR  and spectrograms of the first sentence
 
-Each speaker is heard as "source", the synthesiser that it learned from (espeak-ng); as "codec", what the
-codec makes of that; and as barklite from text, in each format of the weights. No training text contains one
-of the sentences. The recogniser, pocketsphinx with the English model in its package, has weaknesses of its
-own: what counts is the difference to the source on the same sentences. Intervals are those of a bootstrap
-over sentences. Tables go to stdout, and last a line of JSON.
+Each speaker is heard as "source", the synthesiser that it learned from (flite); as "codec", what the codec
+makes of that; and as barklite from text, in each format of the weights. No training text contains one of the
+sentences. The recogniser, pocketsphinx with the English model in its package, has weaknesses of its own: what
+counts is the difference to the source on the same sentences. Intervals are those of a bootstrap over
+sentences. `natural` says what the other numbers are. Tables go to stdout, and last a line of JSON.
 """
 
 import argparse
@@ -28,18 +29,25 @@ from scipy.signal import resample_poly
 from barklite import Bark
 from barklite.clip import plotting
 from barklite.storage.atomic import write_bytes
+from barklite.text.english import spell_out
 from barklite.training.recipe import SPEAKERS
-from barklite.training.speech import Speaker, espeak, speak
+from barklite.training.speech import RATE, Speaker, flite, speak
 from barklite.training.texts import HELD_OUT
 from barklite.validation import pick_device
 
-from . import ceiling, systems
+from . import ceiling, natural, systems
 from .jobs import note, rounded
 from .report import short, table
 from .systems import FORMATS
 
 BATCH = 8  # sentences spoken at a time
 RESAMPLES = 2000  # of the bootstrap
+COMPARED = {  # with the source, and the columns' titles
+    "distortion_db": "mel cepstral distortion, dB",
+    "pitch_correlation": "pitch: correlation",
+    "pitch_rmse_semitones": "semitones off",
+    "voicing_differs": "voicing differs",
+}
 
 
 def sentences(file: Path) -> list[str]:
@@ -55,15 +63,22 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("’", "'"))
 
 
-def edits(said: Sequence[str], heard: Sequence[str]) -> int:
-    """The fewest words to put in, leave out or replace that make one of the other (Levenshtein, 1966)."""
-    above = list(range(len(heard) + 1))
+def edits(said: Sequence[str], heard: Sequence[str]) -> tuple[int, int, int]:
+    """The fewest words to replace, leave out and put in that make `heard` of `said` (Levenshtein, 1966), the
+    number of each.
+    """
+    above = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # their sum, then each
     for i, word in enumerate(said, 1):
-        row = [i]
+        row = [(i, 0, i, 0)]
         for j, other in enumerate(heard, 1):
-            row.append(min(above[j - 1] + (word != other), above[j] + 1, row[-1] + 1))
+            (n, r, o, p), wrong = above[j - 1], word != other
+            replaced = (n + wrong, r + wrong, o, p)
+            n, r, o, p = above[j]
+            left_out = (n + 1, r, o + 1, p)
+            n, r, o, p = row[-1]
+            row.append(min(replaced, left_out, (n + 1, r, o, p + 1), key=lambda found: found[0]))
         above = row
-    return above[-1]
+    return above[-1][1:]
 
 
 def with_interval(errors: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
@@ -160,26 +175,32 @@ def readings(options: argparse.Namespace, left_out: list[str]) -> Iterator[Readi
 def originals(bark: Bark, options: argparse.Namespace, left_out: list[str]) -> Iterator[Reading]:
     """The synthesiser's readings, and what the codec keeps of them."""
     try:
-        espeak()
+        flite()
     except OSError as error:
         left_out.append(f"source and codec: {error}")
         return
     if bark.codec.encoder is None:
         left_out.append("codec: the checkpoint does not have its encoder")
-    speakers, codec = {speaker.name: speaker for speaker in SPEAKERS}, bark.config.codec
-
-    def spoken(speaker: Speaker, aligned: bool) -> list[np.ndarray]:
-        return [speak(text, speaker, codec.sample_rate, codec.hop, aligned).audio for text in options.texts]
-
+    speakers = {speaker.name: speaker for speaker in SPEAKERS}
     for voice in options.voices:
         if voice not in speakers:
             left_out.append(f"source and codec of {voice}: no speaker of the recipe has this name")
             continue
-        yield Reading(voice, "source", spoken(speakers[voice], aligned=False), codec.sample_rate)
+        spoken = [said(text, speakers[voice]) for text in options.texts]
+        yield Reading(voice, "source", spoken, RATE)
         if bark.codec.encoder is not None:
-            codes = map(bark.encode, spoken(speakers[voice], aligned=True))  # as it is trained
-            audio = [bark.decode([one])[0].cpu().numpy() for one in codes]
-            yield Reading(voice, "codec", audio, codec.sample_rate)
+            rate = bark.config.codec.sample_rate
+            common = math.gcd(rate, RATE)
+            codes = [bark.encode(resample_poly(one, rate // common, RATE // common)) for one in spoken]
+            yield Reading(voice, "codec", [bark.decode([one])[0].cpu().numpy() for one in codes], rate)
+
+
+def said(text: str, speaker: Speaker) -> np.ndarray:
+    """The synthesiser's reading of a text as it is typed. ValueError where it reads something else."""
+    speech = speak(spell_out(text), speaker)
+    if speech is None:
+        raise ValueError(f"flite reads other words than are in {text!r}")
+    return speech.audio
 
 
 # --- measuring ----------------------------------------------------------------------------------------------
@@ -187,20 +208,33 @@ def originals(bark: Bark, options: argparse.Namespace, left_out: list[str]) -> I
 
 def measure(options: argparse.Namespace) -> dict:
     """Every reading, heard and counted. Plain JSON types."""
-    recogniser, said = Recogniser(), [words(text) for text in options.texts]
+    recogniser, said = Recogniser(), [words(spell_out(text)) for text in options.texts]
     lengths = np.array([len(sentence) for sentence in said])
+    try:
+        opinion = natural.Opinion()
+    except ImportError:
+        opinion = None
     voices: dict[str, dict] = {voice: {} for voice in options.voices}
     panels: dict[str, list] = {voice: [] for voice in options.voices}
     of_source: dict[str, np.ndarray] = {}
-    left_out: list[str] = []
+    features: dict[str, list[natural.Features]] = {}
+    left_out = [] if opinion else ["opinion score: distillmos is not installed"]
     for reading in readings(options, left_out):
         heard = [recogniser.hear(audio, reading.sample_rate) for audio in reading.audio]
-        errors = np.array([edits(a, words(b)) for a, b in zip(said, heard, strict=True)])
+        kinds = np.array([edits(a, words(b)) for a, b in zip(said, heard, strict=True)])
+        errors = kinds.sum(1)
         found = {"word_errors": with_interval(errors, lengths), "audio_s": rounded(reading.audio_s)}
+        found |= dict(zip(("replaced", "left_out", "put_in"), map(int, kinds.sum(0)), strict=True))
+        if opinion:
+            scores = [opinion.score(audio, reading.sample_rate) for audio in reading.audio]
+            found["opinion"] = with_interval(np.array(scores), np.ones(len(scores)))
+        seen = [natural.features(audio, reading.sample_rate) for audio in reading.audio]
         if reading.system == "source":
-            of_source[reading.voice] = errors
+            of_source[reading.voice], features[reading.voice] = errors, seen
         elif reading.voice in of_source:
             found["more_than_source"] = with_interval(errors - of_source[reading.voice], lengths)
+            compared = natural.compare(seen, features[reading.voice])
+            found |= {name: rounded(value) for name, value in compared.items()}
         if reading.work_s is not None and reading.audio_s:
             found["real_time_factor"] = rounded(reading.work_s / reading.audio_s)
         if reading.cut is not None:
@@ -265,15 +299,16 @@ def bounds(found: dict[str, float]) -> str:
 
 def in_words(result: dict) -> str:
     """The result as text: what was heard, and a table with a row a voice and system."""
-    rows = []
+    words_wrong, nature = [], []
     for voice, heard in result["voices"].items():
         for system, one in heard.items():
-            more = one.get("more_than_source")
-            rows.append(
+            more, opinion, name = one.get("more_than_source"), one.get("opinion"), f"{voice}, {system}"
+            words_wrong.append(
                 [
-                    f"{voice}, {system}",
+                    name,
                     percent(one["word_errors"]["value"]),
                     bounds(one["word_errors"]),
+                    f"{one['replaced']}, {one['left_out']}, {one['put_in']}",
                     f"{100 * more['value']:+.1f}" if more else "-",
                     bounds(more) if more else "-",
                     short(one["audio_s"]),
@@ -281,13 +316,30 @@ def in_words(result: dict) -> str:
                     percent(one["cut"]) if "cut" in one else "-",
                 ]
             )
-    header = ["voice, system", "words wrong", "95 %", "points above source", "95 %", "audio s"]
+            nature.append(
+                [
+                    name,
+                    f"{opinion['value']:.2f} ({opinion['low']:.2f} to {opinion['high']:.2f})"
+                    if opinion
+                    else "-",
+                    *(f"{one[key]:.2f}" if key in one else "-" for key in COMPARED),
+                ]
+            )
+    header = [
+        "voice, system",
+        "words wrong",
+        "95 %",
+        "replaced, left out, put in",
+        "points above source",
+        "95 %",
+    ]
     parts = [
         f"{ceiling.counted(result['sentences'], 'sentence')} of {result['words']} words, heard by "
         f"{result['recogniser']} on {ceiling.in_words(result['machine'])}. "
         f"Real-time factor: seconds of work a second of sound, in batches of {BATCH}. "
         "Cut: sentences that did not end by themselves.",
-        table([*header, "real-time factor", "cut"], rows),
+        table([*header, "audio s", "real-time factor", "cut"], words_wrong),
+        table(["voice, system", "opinion score, 95 %", *COMPARED.values()], nature),
         *(f"Left out: {reason}." for reason in result["left_out"]),
     ]
     return "\n\n".join(parts) + "\n"

@@ -37,7 +37,7 @@ def config(tokens: TokenConfig = SMALL, width: int = 16) -> BarkConfig:
         GPTConfig(input_vocab_size=271, output_vocab_size=13, block_size=17 + 80, **size),
         GPTConfig(input_vocab_size=30, output_vocab_size=30, block_size=16 + 1 + 24 + 12, **size),
         FineConfig(vocab_size=9, block_size=32, n_codes_total=4, **size),
-        CodecConfig(rate, n_filters=2, dimension=8, ratios=(5, 4, 4), n_codebooks=4, codebook_size=8),
+        CodecConfig(rate, n_filters=2, dimension=11, ratios=(5, 4, 4), n_codebooks=4, codebook_size=8),
         tokens,
         tokenizer="bytes",
         generation=GenerationConfig(

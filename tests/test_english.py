@@ -3,6 +3,7 @@
 import json
 import re
 import time
+import warnings
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from barklite import Bark, BarkConfig
 from barklite.storage.checkpoint import is_replaceable
-from barklite.text.english import spell_out
+from barklite.text.english import skipped, spell_out
 from barklite.text.tokenizer import KINDS, English, SentencePiece
+from barklite.training import prepare
 
 CASES = r"""
 # words and marks
@@ -278,3 +280,29 @@ def test_kinds_that_share_a_file(model, tmp_path, kind):
     assert again.tokenizer.encode("5 foxes") == tokenizer.encode("5 foxes")
     again.save_pretrained(tmp_path / "saved", force=True)
     assert type(Bark.from_pretrained(tmp_path / "saved", device="cpu").tokenizer) is KINDS[kind]
+
+
+# --- what cannot be read ------------------------------------------------------------------------------------
+
+
+def test_mail():
+    assert spell_out("Write to john.doe_9@mail.example.com.") == (
+        "write to john dot doe underscore nine at mail dot example dot com."
+    )
+    assert spell_out("a-b+c@x.org") == "a dash b plus c at x dot org"
+    assert spell_out("me @ home") == "me at home"
+
+
+def test_skipped_characters_are_named():
+    assert skipped("I ❤️ you 😀👍🏽, 你好 and Привет!") == ["❤", "😀", "👍", *"你好Привет"]
+    assert skipped("Café, naïve – ½ of 5 °C (“so”) … № 3 µm ™ x² 100 €") == []
+
+
+def test_the_tokenizer_says_what_it_skips(tmp_path):
+    prepare.train_tokenizer(tmp_path / "tokenizer.model", ["hello you"])
+    tokenizer = English.load(tmp_path / "tokenizer.model")
+    with pytest.warns(UserWarning, match="😀 你: not English letters, and skipped"):
+        ids = tokenizer.encode("hello 😀 你you")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tokenizer.encode("hello you") == ids

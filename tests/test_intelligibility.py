@@ -11,7 +11,7 @@ import pytest
 from barklite import Bark, Voice
 from barklite.training.recipe import SPEAKERS, voice_config
 from barklite.training.speech import Speech
-from benchmarks import intelligibility
+from benchmarks import intelligibility, natural
 from benchmarks.intelligibility import Recogniser, edits, with_interval, words
 
 
@@ -39,11 +39,18 @@ class Deaf:
 
 
 @pytest.fixture
-def no_espeak(monkeypatch):
+def no_flite(monkeypatch):
     def missing():
-        raise OSError("espeak-ng is not installed (here)")
+        raise OSError("flite is not installed (here)")
 
-    monkeypatch.setattr(intelligibility, "espeak", missing)
+    monkeypatch.setattr(intelligibility, "flite", missing)
+
+
+class Indifferent:
+    """In place of the model that gives opinions."""
+
+    def score(self, audio: np.ndarray, sample_rate: int) -> float:
+        return 3.0
 
 
 def test_words():
@@ -68,7 +75,15 @@ def test_words():
     ],
 )
 def test_edits(said, heard, expected):
-    assert edits(said.split(), heard.split()) == edits(heard.split(), said.split()) == expected
+    assert sum(edits(said.split(), heard.split())) == sum(edits(heard.split(), said.split())) == expected
+
+
+def test_kinds_of_edits():
+    assert edits("abc", "axc") == (1, 0, 0)
+    assert edits("abc", "ac") == (0, 1, 0)
+    assert edits("ac", "abcd") == (0, 0, 2)
+    assert edits("abcd", "bxde") == (1, 1, 1)
+    assert edits("", "") == (0, 0, 0)
 
 
 def test_the_sentences_are_there():
@@ -96,8 +111,9 @@ def test_an_interval():
     assert better["low"] < better["value"] < better["high"] <= 0
 
 
-def test_the_whole_without_a_source(checkpoint, no_espeak, monkeypatch, capsys, tmp_path):
+def test_the_whole_without_a_source(checkpoint, no_flite, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(intelligibility, "Recogniser", Deaf)
+    monkeypatch.setattr(natural, "Opinion", Indifferent)
     file = tmp_path / "sentences.txt"
     file.write_text("Hello there.\n\n...\nHello you, over there!\n", encoding="utf-8")
     common = ["--checkpoint", str(checkpoint), "--device", "cpu", "--formats", "float32,int4"]
@@ -105,7 +121,7 @@ def test_the_whole_without_a_source(checkpoint, no_espeak, monkeypatch, capsys, 
     text = capsys.readouterr().out
     result = json.loads(text.splitlines()[-1])
     assert (result["sentences"], result["words"], result["recogniser"]) == (2, 6, "deaf 1.0")
-    assert result["left_out"] == ["source and codec: espeak-ng is not installed (here)"]
+    assert result["left_out"] == ["source and codec: flite is not installed (here)"]
     assert f"Left out: {result['left_out'][0]}." in text
     for voice in ("low", "high"):
         assert list(result["voices"][voice]) == ["barklite float32", "barklite int4"]
@@ -115,7 +131,9 @@ def test_the_whole_without_a_source(checkpoint, no_espeak, monkeypatch, capsys, 
             assert one["real_time_factor"] > 0
             assert 0 <= one["cut"] <= 1
             assert "more_than_source" not in one
-    assert "| high, barklite int4 | 33.3 % | 0.0 to 50.0 | - | - | " in " ".join(text.split())
+            assert sum(one[kind] for kind in ("replaced", "left_out", "put_in")) == 2
+            assert one["opinion"] == {"value": 3.0, "low": 3.0, "high": 3.0}
+    assert "| high, barklite int4 | 33.3 % | 0.0 to 50.0 | 0, 2, 0 | - | - | " in " ".join(text.split())
 
     intelligibility.main([*common, "--sentences", str(file), "--limit", "1", "--voices", "low"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -128,15 +146,16 @@ def test_beside_a_source(checkpoint, monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     asked = []
 
-    def speak(text, speaker, sample_rate, frame, aligned):
-        asked.append((speaker.name, aligned, sample_rate, frame))
-        return Speech(np.zeros(4800, np.float32), [], [])
+    def speak(text, speaker):
+        asked.append((speaker.name, text))
+        return Speech(np.zeros(4800, np.float32), [], [], np.zeros(60))
 
     class Sharp(Deaf):
         def hear(self, audio, sample_rate):
             return "hello" if audio.any() else "hello there"  # the source is silent
 
-    monkeypatch.setattr(intelligibility, "espeak", lambda: None)
+    monkeypatch.setattr(intelligibility, "flite", lambda: None)
+    monkeypatch.setattr(natural, "Opinion", Indifferent)
     monkeypatch.setattr(intelligibility, "speak", speak)
     monkeypatch.setattr(intelligibility, "Recogniser", Sharp)
     file = tmp_path / "sentences.txt"
@@ -145,7 +164,7 @@ def test_beside_a_source(checkpoint, monkeypatch, capsys, tmp_path):
     intelligibility.main([*command, "--sentences", str(file), "--plots", str(tmp_path / "plots")])
     text = capsys.readouterr().out
     result = json.loads(text.splitlines()[-1])
-    assert asked == [("high", aligned, 24_000, 480) for aligned in (False, False, True, True)]
+    assert asked == [("high", "hello there"), ("high", "hello here")]
     heard = result["voices"]["high"]
     assert list(heard) == ["source", "codec", "barklite float32"]
     assert [one["word_errors"]["value"] for one in heard.values()] == [0.25, 0.5, 0.5]
@@ -178,13 +197,75 @@ def test_it_understands_the_source():
     """Most of a sentence, at any rate and loudness."""
     pytest.importorskip("pocketsphinx", reason="the recogniser, pocketsphinx, is not installed")
     try:
-        intelligibility.espeak()
+        intelligibility.flite()
     except OSError as error:
         pytest.skip(str(error))
     text, recogniser = "We missed the last train by two minutes.", Recogniser()
-    for speaker, rate, loudness in zip(SPEAKERS, (24_000, 16_000), (1.0, 0.05), strict=True):
-        audio = intelligibility.speak(text, speaker, rate, aligned=False).audio
-        assert edits(words(text), words(recogniser.hear(loudness * audio, rate))) <= 2
+    for speaker, times, loudness in zip(SPEAKERS, (1, 2), (1.0, 0.05), strict=True):
+        audio = intelligibility.said(text, speaker).repeat(times)
+        heard = recogniser.hear(loudness * audio, 16_000 * times)
+        assert sum(edits(words(text), words(heard))) <= 2
+
+
+# --- how natural it sounds ----------------------------------------------------------------------------------
+
+
+def voice(f0: np.ndarray, rate: int, loudness: float = 0.2) -> np.ndarray:
+    """Harmonics of f0 (samples,), the first ones loudest."""
+    phase = 2 * np.pi * np.cumsum(f0) / rate
+    return loudness * sum(np.cos(k * phase) / k for k in range(1, 15))
+
+
+def test_pairs_of_places():
+    a = np.array([[0.0], [1], [2], [3]])
+    assert natural.paired(a, a).tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    slow = a[[0, 0, 1, 1, 1, 2, 3]]
+    path = natural.paired(a, slow)
+    assert path[0].tolist() == [0, 0]
+    assert path[-1].tolist() == [3, 6]
+    assert (a[path[:, 0]] == slow[path[:, 1]]).all()
+    assert (np.diff(path, axis=0) >= 0).all()
+    assert np.diff(path, axis=0).max() == 1
+
+
+def test_a_reading_and_its_source():
+    rate, glide = 16_000, np.linspace(100, 180, 16_000)
+    wave = 150 + 40 * np.sin(np.linspace(0, 6, 16_000))
+    source = [natural.features(voice(f0, rate), rate) for f0 in (glide, wave)]
+    same = natural.compare(source, source)
+    assert same["distortion_db"] == same["pitch_rmse_semitones"] == same["voicing_differs"] == 0
+    assert same["pitch_correlation"] == pytest.approx(1)
+    louder = [natural.features(voice(f0, 24_000, 0.02), 24_000) for f0 in (
+        np.linspace(100, 180, 24_000), 150 + 40 * np.sin(np.linspace(0, 6, 24_000))
+    )]  # fmt: skip
+    near = natural.compare(louder, source)
+    assert near["distortion_db"] < 2.5
+    assert near["pitch_correlation"] > 0.99
+    assert near["pitch_rmse_semitones"] < 0.5
+    register = natural.compare([replace(one, f0=1.5 * one.f0) for one in source], source)
+    assert register["pitch_correlation"] == pytest.approx(1)
+    assert register["pitch_rmse_semitones"] == pytest.approx(0, abs=1e-3)
+    monotone = natural.compare([replace(one, f0=130.0 * (one.f0 > 0)) for one in source], source)
+    assert monotone["pitch_correlation"] == pytest.approx(0, abs=1e-3)
+    assert monotone["pitch_rmse_semitones"] > 2
+    assert monotone["voicing_differs"] == monotone["distortion_db"] == 0
+    noise = [natural.features(0.1 * np.random.default_rng(0).normal(size=16_000), rate)] * 2
+    other = natural.compare(noise, source)
+    assert other == {} or (other["voicing_differs"] > 0.8 and other["distortion_db"] > 5)
+    assert natural.compare([natural.features(np.zeros(0), rate)], source[:1]) == {}
+
+
+def test_opinions():
+    """Speech is worth more than the same in noise."""
+    try:
+        opinion = natural.Opinion()
+        intelligibility.flite()
+    except (ImportError, OSError) as error:
+        pytest.skip(str(error))
+    audio = intelligibility.said("Good morning, did you sleep well?", SPEAKERS[0])
+    noise = 0.05 * np.random.default_rng(0).normal(size=len(audio))
+    assert opinion.score(audio, 16_000) > opinion.score(audio + noise, 16_000) + 0.5
+    assert opinion.score(np.zeros(0), 16_000) == 1
 
 
 @pytest.mark.parametrize(
@@ -203,7 +284,7 @@ def test_wrong_options_in_a_line(wrong, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_what_is_missing_is_named(checkpoint, no_espeak, monkeypatch):
+def test_what_is_missing_is_named(checkpoint, no_flite, monkeypatch):
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(SystemExit, match="pip install pocketsphinx"):
         intelligibility.main(["--checkpoint", str(checkpoint), "--device", "cpu"])

@@ -19,6 +19,7 @@ from barklite.models.gpt import GPT
 from barklite.text.tokenizer import Bytes
 from barklite.training import codec as codec_training
 from barklite.training import loop, prepare, steps, tokens
+from barklite.training.adversary import Adversary
 from barklite.training.data import Writer
 from barklite.training.loop import Machine, Run, Settings, read_log, read_state
 from barklite.training.quantizer import ResidualQuantizer
@@ -213,6 +214,7 @@ def interrupted(monkeypatch, at: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_resuming_is_exact(name, tmp_path, monkeypatch):
     """Interrupted at step 5, with a state of step 3: weights, optimizers and log are those of one run."""
+    monkeypatch.setattr(codec_training, "ALONE", 2)  # the decoder's adversary is saved and read, too
     settings = Settings(steps=6, batch_size=2, warmup=2, log_every=2, save_every=3)
     for directory in (tmp_path / "once", tmp_path / "twice"):
         sounds.prepared(directory)
@@ -226,6 +228,7 @@ def test_resuming_is_exact(name, tmp_path, monkeypatch):
     steps.train(tmp_path / "twice", name, settings, CPU)
     once, twice = (read_state(tmp_path / part / name / "last.pt") for part in ("once", "twice"))
     assert same(once, twice)
+    assert set(once["kept"]) == ({"adversary"} if name == "decoder" else set())
     assert log_of(tmp_path / "once" / name) == log_of(tmp_path / "twice" / name)
     assert len((tmp_path / "twice" / name / "log.jsonl").read_text().splitlines()) == 4
 
@@ -371,7 +374,7 @@ def corpus(tmp_path_factory):
     """A prepared directory whose codes are the quantiser's."""
     directory = tmp_path_factory.mktemp("corpus")
     sounds.prepared(directory)
-    steps.quantizer(directory, Settings(steps=20, batch_size=8, log_every=10), CPU)
+    steps.quantizer(directory, Settings(steps=20, batch_size=200, log_every=10), CPU)
     steps.extract(directory, CPU)
     return directory
 
@@ -381,7 +384,7 @@ def test_quantizer(corpus):
     errors = [json.loads(line[line.index("[") : line.index("]") + 1]) for line in lines]
     assert [line.split()[0] for line in lines] == ["0", "10", "19"]
     assert all(len(error) == 4 for error in errors)
-    assert errors[-1][0] < errors[0][0]
+    assert errors[-1][1] < errors[0][1]  # the first is of the pitch alone
     assert errors[-1] == sorted(errors[-1], reverse=True)
     data, config = prepare.corpus_of(corpus), prepare.read_config(corpus)
     codes = data.codes()
@@ -419,7 +422,7 @@ def test_loss_falls(name, corpus):
 def test_loss_falls_on_a_gpu(name, dtype, tmp_path):
     sounds.prepared(tmp_path)
     with loop.machine("cuda", dtype) as here:
-        steps.quantizer(tmp_path, Settings(steps=5, batch_size=4), here)
+        steps.quantizer(tmp_path, Settings(steps=5, batch_size=100), here)
         steps.extract(tmp_path, here)
         steps.train(tmp_path, name, replace(QUICK[name], save_every=20), here)
         again = steps.run_of(tmp_path, name, QUICK[name], here)
@@ -492,15 +495,15 @@ def step(directory, name: str) -> None:
 
 
 def trained() -> ResidualQuantizer:
-    quantizer = ResidualQuantizer(4, 8, 8)
-    quantizer.learn(torch.randn(50, 8), torch.Generator().manual_seed(0))
+    quantizer = ResidualQuantizer(4, 8, 11, 3)
+    quantizer.learn(torch.randn(50, 11), torch.Generator().manual_seed(0))
     return quantizer
 
 
 def test_what_a_codec_that_is_trained_here_must_be(tmp_path):
     corpus = sounds.prepared(tmp_path)
-    odd = replace(sounds.config().codec, dimension=7)
-    with pytest.raises(ValueError, match="a dimension and a hop that 2 divides"):
+    odd = replace(sounds.config().codec, dimension=8)
+    with pytest.raises(ValueError, match="a hop and a dimension less 3 that 2 divides"):
         codec_training.train_quantizer(corpus, odd, tmp_path / "quantizer", Settings(), CPU)
 
 
@@ -512,6 +515,37 @@ def test_crops():
     assert {t for i, t in places if i == 0} == {0}
     assert {t for i, t in places if i == 1} == {0, 1, 2, 3}
     assert (abs(counts - 800) < 120).all()
+
+
+def test_the_adversary_tells_tones_from_noise():
+    adversary = Adversary(Settings(), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    t = torch.arange(3200) / 16_000
+    told = []
+    for _ in range(25):
+        noise = 0.1 * torch.randn(4, 3200, generator=generator)
+        hertz = 500 + 4000 * torch.rand(4, 1, generator=generator)
+        tones = 0.14 * torch.sin(2 * torch.pi * hertz * t)
+        told.append(float(adversary.learn(tones, noise)))
+    assert told[0] > 1.8  # of 2, where nothing is known
+    assert told[-1] < 0.7 * told[0]
+    fooled, features = adversary.losses(tones, noise)
+    assert fooled > adversary.losses(noise, noise)[0]  # tones have further to go
+    assert adversary.losses(noise, noise)[1] == 0 < features
+    audio = tones.clone().requires_grad_()
+    sum(adversary.losses(audio, noise)).backward()
+    assert audio.grad.abs().sum() > 0
+    assert all(p.grad is None or not p.requires_grad for p in adversary.parts.parameters())
+
+
+def test_the_decoder_meets_its_adversary_late(tmp_path, monkeypatch):
+    """Before, it must have something to show; then the log has the adversary's numbers."""
+    monkeypatch.setattr(codec_training, "ALONE", 3)
+    sounds.prepared(tmp_path)
+    steps.quantizer(tmp_path, Settings(steps=2, batch_size=50), CPU)
+    steps.train(tmp_path, "decoder", Settings(steps=4, batch_size=2, log_every=1), CPU)
+    keys = [line.keys() & {"adversary", "fooled", "features"} for line in read_log(tmp_path / "decoder")]
+    assert [len(some) for some in keys] == [0, 0, 0, 3]
 
 
 def test_dropout_of_codebooks(corpus):
@@ -531,7 +565,7 @@ def test_dropout_of_codebooks(corpus):
     run = Run(corpus / "recorder", Recorder(), Settings(steps=60, batch_size=1), CPU)
     model, _ = steps.codebooks(corpus, config, CPU)
     codec_training.train_decoder(data, config, run, model)
-    assert {tuple(z.shape) for z in seen[:60]} == {(1, 8, 40)}
+    assert {tuple(z.shape) for z in seen[:60]} == {(1, 11, 40)}
     counts = dict.fromkeys((2, 3, 4), 0)
     codes = [torch.from_numpy(part)[None] for part in data.codes()]
     for z in seen[:60]:

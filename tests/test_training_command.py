@@ -192,7 +192,7 @@ def test_prepared_with_the_built_in_voices_sizes(tmp_path, monkeypatch):
     assert config.tokenizer == "english"
     assert config.tokens.semantic_vocab_size == 9  # 0 to 8 occur
     assert len(prepare.tokenizer_of(tmp_path / "out", config).encode("it's two, i say.")) == 16
-    assert Corpus(tmp_path / "out" / "data").rows[0].samples == 24_000
+    assert Corpus(tmp_path / "out" / "data").rows[0].samples == 16_000
 
 
 def test_a_new_process_goes_on(finished, tmp_path, monkeypatch):
@@ -541,12 +541,12 @@ def test_the_built_in_voices_steps(tmp_path, monkeypatch, capsys):
     """`voice`, on another corpus and for a step each: what is there is kept."""
     spoken_texts = []
 
-    def corpus(directory, lines, speakers, n_aloud, frames_a_phoneme, sample_rate, frame, processes):
-        spoken_texts.append((list(lines), n_aloud, frames_a_phoneme, sample_rate, frame))
+    def corpus(directory, lines, speakers, n_aloud, frames_a_unit, frame, processes):
+        spoken_texts.append((list(lines), n_aloud, frames_a_unit, frame))
         rows = [sounds.row(i, 50) for i in range(4)]
         with prepare.Writer(directory) as writer:
             for part in rows:
-                writer.add(part["text"], part["speaker"], np.resize(part["audio"], 24_000), part["semantic"])
+                writer.add(part["text"], part["speaker"], np.resize(part["audio"], 16_000), part["semantic"])
         return 12
 
     monkeypatch.setattr(prepare, "write_corpus", corpus)
@@ -556,14 +556,14 @@ def test_the_built_in_voices_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(steps, "SETTINGS", quick)
     command = ("voice", "--out", tmp_path / "out", "--device", "cpu")
     assert run(*command) == 0
-    assert spoken_texts == [(["abcdefghijkl", texts.held_out()[0]], recipe.Recipe.n_aloud, 6, 24_000, 480)]
+    assert spoken_texts == [(["abcdefghijkl", texts.held_out()[0]], recipe.Recipe.n_aloud, 6, 320)]
     codes = (tmp_path / "out" / "data" / "codes.json").stat().st_mtime_ns
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'checkpoint'}\n"
     assert "prepared for other recordings" in error(capsys, *command)
-    (tmp_path / "out" / "data" / spoken.PHONEMES).write_text("[]")
+    (tmp_path / "out" / "data" / spoken.UNITS).write_text("[]")
     assert run(*command) == 0
     assert len(spoken_texts) == 1
     assert (tmp_path / "out" / "data" / "codes.json").stat().st_mtime_ns == codes
     bark = Bark.from_pretrained(tmp_path / "out" / "checkpoint", device="cpu", encoder=True)
-    assert bark.config.codec.hop == 480
-    assert spoken.CHUNK == 500
+    assert bark.config.codec.hop == 320
+    assert spoken.CHUNK == 250

@@ -13,9 +13,11 @@ from barklite.config import CodecConfig
 from barklite.models.codec import Codec
 from barklite.training import spectrum
 from barklite.training.data import VALIDATION, Corpus, Writer, from_folder
+from barklite.training.pitch import pitch
 from barklite.training.quantizer import DECAY, ResidualQuantizer
-from barklite.training.speech import Espeak, Speaker, Speech, align, natural_f0, speak
-from barklite.training.spoken import framed, spans_of, write_corpus
+from barklite.training.recipe import SPEAKERS
+from barklite.training.speech import TRACK, Flite, Speaker, Speech, questions, raised, speak
+from barklite.training.spoken import framed, spans_of, units, write_corpus
 from tests import sounds
 
 CODEC = sounds.config().codec
@@ -234,36 +236,76 @@ def pulses(period: int, samples: int, at: int = 0) -> torch.Tensor:
     return train
 
 
-def test_latents_are_log_mel_spectra_of_the_halves_of_a_frame():
+def test_latents_begin_with_log_mel_spectra_of_the_halves_of_a_frame():
     sound = torch.from_numpy(sounds.sine(800, 700))[None]
     z = spectrum.latents(torch.cat((sound, 0 * sound)), CODEC)
-    assert z.shape == (2, 8, 10)
-    assert torch.allclose(z[1], torch.log(torch.tensor(spectrum.FLOOR)))  # silence
+    assert z.shape == (2, 11, 10)
+    assert torch.allclose(z[1, :8], torch.log(torch.tensor(spectrum.FLOOR)))  # silence
     edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 2000 / 700), 6) / 2595) - 1)
     nearest = int(np.abs(edges[1:-1] - 700).argmin())
-    assert set(z[0, :4, 2:-2].argmax(0).tolist()) == set(z[0, 4:, 2:-2].argmax(0).tolist()) == {nearest}
+    assert set(z[0, :4, 2:-2].argmax(0).tolist()) == set(z[0, 4:8, 2:-2].argmax(0).tolist()) == {nearest}
     burst = torch.zeros(1, 800)
     burst[0, 5 * 80 + 15 : 5 * 80 + 25] = 0.5  # in the first half of frame 5
-    energy = spectrum.latents(burst, CODEC).unflatten(1, (2, 4)).sum(2)[0]  # (part, T)
+    energy = spectrum.latents(burst, CODEC)[:, :8].unflatten(1, (2, 4)).sum(2)[0]  # (part, T)
     assert energy.flatten().argmax() == 5
     assert energy[0, 5] > energy[1, 5] > energy[1, 2]
 
 
-@pytest.mark.parametrize("period", [80, 40, 20])
-@pytest.mark.parametrize("at", [0, 7])
-def test_pulses_on_the_grid_give_steady_latents(period, at):
-    """What makes the codes of a pitch with whole periods in a frame regular."""
-    z = spectrum.latents(pulses(period, 80 * 12, at), CODEC)[..., 2:-2]
-    assert (z - z[..., :1]).abs().max() < 1e-4
-    assert z.max() > np.log(spectrum.FLOOR) + 1
-    off = spectrum.latents(pulses(period + 3, 80 * 12, at), CODEC)[..., 2:-2]
-    assert (off - off[..., :1]).abs().max() > 1e-2
+@pytest.mark.parametrize("hertz", [65.0, 130.0, 205.3, 390.0])
+def test_latents_end_with_a_point_on_a_cylinder(hertz):
+    t = np.arange(320 * 20) / 16_000
+    sound = sum(0.2 / k * np.cos(2 * np.pi * k * hertz * t + k) for k in (1, 2, 3))
+    config = CodecConfig(sample_rate=16_000, dimension=9, ratios=(8, 5, 4, 2))
+    height, x, y = spectrum.latents(torch.from_numpy(sound)[None], config)[0, -3:, 2:-2]
+    assert torch.allclose(2 ** (height / 3) * 130, torch.tensor(hertz), rtol=0.01)
+    turns = hertz * (torch.arange(2, 18) + 0.5) * 0.02 + 1 / (2 * np.pi)
+    assert torch.allclose(x, torch.cos(2 * np.pi * turns), atol=0.03)
+    assert torch.allclose(y, torch.sin(2 * np.pi * turns), atol=0.03)
 
 
 def test_latents_move_with_the_sound():
     sound = torch.randn(1, 80 * 12, generator=torch.Generator().manual_seed(0))
     z, later = spectrum.latents(sound, CODEC), spectrum.latents(sound.roll(160, 1), CODEC)
-    assert torch.allclose(z[..., 1:-4], later[..., 3:-2], atol=1e-5)
+    assert torch.allclose(z[..., 1:-4], later[..., 3:-2], atol=1e-4)
+
+
+def harmonics(f0: np.ndarray, rate: int, seed: int = 0) -> np.ndarray:
+    """A voice at f0 (samples,), its overtones at random strengths and phases, the second one the loudest."""
+    rng = np.random.default_rng(seed)
+    phase = 2 * np.pi * np.cumsum(f0) / rate
+    strengths = rng.uniform(0.2, 1, 10) / np.arange(1, 11)
+    strengths[1] = 1.2
+    turns = rng.uniform(0, 2 * np.pi, 10)
+    return 0.1 * sum(
+        a * np.cos(k * phase + b) for k, a, b in zip(range(1, 11), strengths, turns, strict=True)
+    )
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 24_000])
+@pytest.mark.parametrize(("low", "high"), [(70, 110), (110, 180), (190, 320)])
+def test_a_gliding_pitch(low, high, rate):
+    f0 = np.linspace(low, high, rate)
+    hop = rate // 50
+    found, phase = pitch(torch.from_numpy(harmonics(f0, rate))[None], rate, hop)
+    assert found.shape == phase.shape == (1, 50)
+    inside = slice(2, -2)
+    wanted = f0[hop // 2 :: hop]
+    assert np.abs(found[0].numpy() / wanted - 1)[inside].max() < 0.02
+    turns = np.cumsum(f0)[hop // 2 :: hop] / rate
+    off = (phase[0].numpy() - 2 * np.pi * turns)[inside]
+    assert np.abs(np.exp(1j * (off - off[0])) - 1).max() < 0.25  # one constant, the fundamental's own
+
+
+def test_no_pitch_in_silence_and_noise():
+    noise = 0.1 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+    for sound in (torch.zeros(1, 16_000), noise):
+        found, phase = pitch(sound, 16_000, 320)
+        assert (found > 0).float().mean() < 0.1
+        assert (phase[found == 0] == 0).all()
+    voice = torch.from_numpy(harmonics(np.full(16_000, 120.0), 16_000))[None].float()
+    found, _ = pitch(torch.cat((voice, noise, voice), 1), 16_000, 320)
+    assert (found[0, 2:48] > 0).all()
+    assert (found[0, 102:-2] > 0).all()
 
 
 def test_spectra_are_not_blurred_by_16_bits():
@@ -351,6 +393,21 @@ def test_each_codebook_lowers_the_error():
     assert residual.square().mean() == pytest.approx(float(errors[-1]), rel=0.05)
 
 
+def test_the_first_codebook_is_of_the_last_numbers_alone():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(300, 5, generator=generator)
+    quantizer = ResidualQuantizer(3, 8, 5, 2)
+    for _ in range(5):
+        quantizer.learn(vectors, generator)
+    assert (quantizer.codebooks[0, :, :3] == 0).all()
+    assert (quantizer.codebooks[1:, :, 3:] == 0).all()
+    assert quantizer.codebooks[0, :, 3:].abs().min() > 0
+    other = torch.cat((torch.randn(300, 3, generator=generator), vectors[:, 3:]), 1)
+    assert torch.equal(quantizer.encode(other)[0], quantizer.encode(vectors)[0])
+    other = torch.cat((vectors[:, :3], torch.randn(300, 2, generator=generator)), 1)
+    assert torch.equal(quantizer.encode(other)[1:], quantizer.encode(vectors)[1:])
+
+
 def test_dead_entries_are_revived():
     """An entry that nothing is near to is put where something is, and then serves."""
     generator = torch.Generator().manual_seed(0)
@@ -420,58 +477,54 @@ def test_codebooks_on_a_gpu_are_those_of_the_cpu():
 # --- speech -------------------------------------------------------------------------------------------------
 
 
-def glottal(period: float, starts: list[float], lengths: list[int], samples: int) -> np.ndarray:
-    """Voiced stretches: smooth pulses of `period`, from each start on for some of them."""
-    audio, t = np.zeros(samples), np.arange(samples)
-    for start, n in zip(starts, lengths, strict=True):
-        for k in range(n):
-            audio += np.exp(-(((t - start - k * period) / 8) ** 2))
-    return audio
+def test_questions_that_rise():
+    """Those that are answered by yes or no; the number counts the words."""
+    assert questions("are you coming?") == [2]
+    assert questions("where are you going?") == []
+    assert questions("and who is it?") == []
+    assert questions("who's there?") == []
+    assert questions("tea or coffee?") == []
+    assert questions("it is late. are you there? yes, i am.") == [5]
+    assert questions("really? what is it, my friend? no!") == [0]
 
 
-def test_pulses_are_moved_onto_the_grid():
-    """Each voiced stretch begins at a phase of its own."""
-    period, starts, lengths = 240.0, [1000.0, 7130.0, 14090.0], [20, 22, 18]
-    audio = glottal(period, starts, lengths, 20_000)
-    moved, time = align(audio, period)
-    for start, n in zip(starts, lengths, strict=True):
-        for k in range(2, n - 2):
-            at = time(start + k * period)
-            assert abs(at - period * round(at / period)) < 8
-            near = round(at)
-            assert abs(int(np.argmax(moved[near - 60 : near + 60])) - 60) <= 2  # the pulse went along
-    times = [time(t) for t in np.linspace(0, 19_999, 500)]
-    assert (np.diff(times) > 0).all()
-    assert abs(len(moved) - len(audio)) <= period
-    assert abs(np.abs(moved).max() - np.abs(audio).max()) < 0.1
+def test_a_question_rises_from_its_last_stressed_syllable_on():
+    segments = [("pau", 0.05, -1, False), ("a", 0.1, 0, True), ("l", 0.15, 1, False), ("m", 0.2, 1, True)]
+    segments += [("o", 0.3, 1, True), ("pau", 0.4, -1, False)]
+    f0 = np.full(80, 100.0)
+    f0[60:] = 0
+    assert np.array_equal(raised("a lmo.", segments, f0), f0)
+    higher = raised("a lmo?", segments, f0)
+    assert np.array_equal(higher[:30], f0[:30])  # up to 0.15 s
+    assert (np.diff(higher[30:60]) > 0).all()
+    assert 135 < higher[59] < 140
+    assert (higher[60:] == 0).all()  # no voice comes out of silence
 
 
-def test_aligned_pulses_stay():
-    audio = glottal(240.0, [960.0], [40], 12_000)
-    moved, time = align(audio, 240.0)
-    assert abs(time(5000) - 5000) < 2
-    assert np.abs(moved[:11_900] - audio[:11_900]).max() < 0.05
+def test_units_are_phones_with_their_pitch():
+    speaker = Speaker("x", "rms", 100.0, 0.1, 1.0)
+    f0 = np.concatenate([np.zeros(4), np.full(8, 100.0), np.full(8, 122.0), np.full(8, 10.0)])
+    phones = [(0.0, "pau"), (4 * TRACK, "m"), (12 * TRACK, "iy"), (16 * TRACK, "s"), (20 * TRACK, "n")]
+    speech = Speech(np.zeros(1), phones, [(0.0, 0)], f0)
+    assert [name for _, name in units(speech, speaker)] == ["pau", "m+0", "iy+3", "s", "n-4"]
+    assert [start for start, _ in units(speech, speaker)] == [start for start, _ in phones]
 
 
-def test_silence_and_noise_are_not_moved():
-    assert np.array_equal(align(np.zeros(5000), 240.0)[0], np.zeros(5000))
-
-
-def test_phonemes_in_frames():
+def test_units_in_frames():
     """One sounds in a frame if it does in the frame's middle."""
-    frames, which = framed([(0, "_"), (100, "h"), (149, "e"), (151, "l")], 6, 100)
-    assert frames == [("_", 0), ("e", 0), ("l", 0), ("l", 1), ("l", 2), ("l", 3)]
+    frames, which = framed([(0, "pau"), (1.0, "h"), (1.49, "e"), (1.51, "l")], 6, 1.0)
+    assert frames == [("pau", 0), ("e", 0), ("l", 0), ("l", 1), ("l", 2), ("l", 3)]
     assert which.tolist() == [0, 2, 3, 3, 3, 3]
-    frames, which = framed([(120.0, "h"), (260.0, "e")], 4, 100)  # the first one reaches back to the start
+    frames, which = framed([(1.2, "h"), (2.6, "e")], 4, 1.0)  # the first one reaches back to the start
     assert [name for name, _ in frames] == ["h", "h", "h", "e"]
     assert [k for _, k in frames] == [0, 0, 1, 0]
 
 
-def test_letters_of_phonemes():
-    """Phonemes share out their word's letters, and a pause looks at its word's end."""
+def test_letters_of_phones():
+    """Phones share out their word's letters, and a pause looks at its word's end."""
     text = "hello you"
-    phonemes = [(0, "h"), (10, "e"), (20, "l"), (30, "o"), (40, "_:"), (50, "j"), (60, "u")]
-    speech = Speech(np.zeros(70), phonemes, [(0, 0), (50, 6)])
+    phones = [(0, "hh"), (10, "ax"), (20, "l"), (30, "ow"), (40, "pau"), (50, "y"), (60, "uw")]
+    speech = Speech(np.zeros(70), phones, [(0, 0), (50, 6)], np.zeros(0))
     spans = spans_of(text, speech, range(7))
     assert spans.shape == (7, 2)
     assert (spans[:, 0] <= spans[:, 1]).all()
@@ -484,60 +537,72 @@ def test_letters_of_phonemes():
     assert (spans[5:] >= 6).all()
     assert spans[6, 1] == 8
     assert spans_of(text, speech, [5, 5, 0]).tolist() == spans[[5, 5, 0]].tolist()
-    assert spans_of("a", Speech(np.zeros(9), [(0, "a")], []), [0]).tolist() == [[0, 0]]
+    speech = Speech(np.zeros(9), [(-0.1, "pau"), (0.04, "ax")], [(0.04, 0)], np.zeros(0))
+    assert spans_of("a", speech, [0, 1]).tolist() == [[0, 0], [0, 0]]
 
 
-@pytest.fixture
-def voice():
+@pytest.fixture(scope="module")
+def flite():
     try:
-        Espeak()
+        Flite()
     except OSError as error:
         pytest.skip(str(error))
-    return Speaker("low", "en-us+klatt4", pitch=60, f0=100.0)
 
 
-def test_without_espeak(monkeypatch):
-    def missing(name):
+def test_without_flite(monkeypatch):
+    def missing(name, mode=None):
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(OSError, match="espeak-ng is not installed"):
-        Espeak()
+    with pytest.raises(OSError, match="flite is not installed"):
+        Flite()
 
 
-def test_espeak_speaks_on_one_note(voice):
-    speech = speak("are you there, my lion?", voice)
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_flite_speaks(speaker, flite):
+    speech = speak("are you there, my lion?", speaker)
     assert speech.audio.dtype == np.float32
-    assert 0.5 < len(speech.audio) / 24_000 < 3
-    assert 0.1 < np.abs(speech.audio).max() < 0.9  # a decoder may overshoot a little
-    loud = speak("why are you wearing two different socks?", voice)  # espeak-ng's own peak is at full scale
-    assert 0.7 < np.abs(loud.audio).max() < 0.9
-    assert {name for _, name in speech.phonemes} > {"m"}
+    assert 0.5 < len(speech.audio) / 16_000 < 3
+    assert 0.3 < np.abs(speech.audio).max() < 1
+    assert {name for _, name in speech.phones} > {"m", "pau"}
     assert [position for _, position in speech.words] == [0, 4, 8, 15, 18]
-    assert all(-240 < t < len(speech.audio) for t, _ in speech.words)
-    spectrum = np.abs(np.fft.rfft(speech.audio))
-    hertz = np.fft.rfftfreq(len(speech.audio), 1 / 24_000)
-    voiced = (hertz > 60) & (hertz < 140)
-    assert abs(hertz[voiced][spectrum[voiced].argmax()] - 100) < 1
-    assert 50 < natural_f0(voice) < 300
-    with pytest.raises(ValueError, match="espeak-ng has no voice 'xx'"):
-        speak("hello", Speaker("x", "xx"))
+    assert speech.words[0][0] == pytest.approx(0.04, abs=TRACK)
+    assert speech.words[-1][0] < len(speech.audio) / 16_000
+    assert len(speech.f0) == pytest.approx(len(speech.audio) / 16_000 / TRACK, abs=2)
+    said = speak("are you there, my lion.", speaker)
+    asked, told = (one.f0[one.f0 > 0][-5:].mean() for one in (speech, said))
+    assert asked > 1.2 * told
+    T = len(speech.audio) // 320
+    heard, _ = pitch(torch.from_numpy(speech.audio[: T * 320])[None], 16_000, 320)
+    decided = speech.f0[(np.arange(T) * 4 + 2).clip(max=len(speech.f0) - 1)]
+    both = (heard[0].numpy() > 0) & (decided > 0)
+    assert both.mean() > 0.5
+    assert (
+        np.median(np.abs(np.log(heard[0].numpy()[both] / decided[both]))) < 0.04
+    )  # the rise is in the sound
+    rough = speak("are you there, my lion?", speaker, aloud=False)
+    assert (rough.phones, rough.words) == (speech.phones, speech.words)
+    assert np.array_equal(rough.f0, speech.f0)
+    with pytest.raises(ValueError, match="flite has no voice 'xx'"):
+        speak("hello", Speaker("x", "xx", 100.0, 0.1, 1.0))
 
 
-def test_a_spoken_corpus(voice, tmp_path):
-    texts, speakers = (
-        ["hello there", "good day", "so long"],
-        [voice, Speaker("high", "en-us+klatt2", f0=150.0)],
-    )
-    n = write_corpus(tmp_path, texts, speakers, 2, 4, 24_000, 480, processes=1)
-    corpus, names = Corpus(tmp_path), json.loads((tmp_path / "phonemes.json").read_text())
+def test_a_text_that_flite_divides_in_another_way(flite):
+    assert speak("", SPEAKERS[0]) is None
+    assert speak("3 4", SPEAKERS[0]) is None
+
+
+def test_a_spoken_corpus(flite, tmp_path):
+    texts = ["hello there", "good day", "so long"]
+    n = write_corpus(tmp_path, texts, SPEAKERS, 2, 4, 320, processes=1)
+    corpus, names = Corpus(tmp_path), json.loads((tmp_path / "units.json").read_text())
     assert [(row.text, row.speaker) for row in corpus.rows] == [
         ("hello there", "low"), ("good day", "high"), ("so long", "low"),
     ]  # fmt: skip
     assert n == 4 * len(names) > max(corpus.semantic(i).max() for i in range(3))
     assert corpus.rows[2].samples == 0  # it is not among the first two
     for i in range(2):
-        assert corpus.rows[i].samples == 480 * corpus.rows[i].semantic == 480 * corpus.rows[i].spans
-    spoken = [names[token // 4] for token in corpus.semantic(0)]
-    assert spoken.index("h") < spoken.index("D")
+        assert corpus.rows[i].samples == 320 * corpus.rows[i].semantic == 320 * corpus.rows[i].spans
+    spoken = [names[token // 4].rstrip("+-0123456789") for token in corpus.semantic(0)]
+    assert spoken.index("hh") < spoken.index("dh")
     assert corpus.spans(0).max() < len("hello there")

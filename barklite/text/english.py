@@ -33,6 +33,20 @@ def spell_out(text: str) -> str:
     return _WORD.sub(lambda match: _word(match[0], shouted), text)
 
 
+def skipped(text: str) -> list[str]:
+    """The characters of `text` that `spell_out` cannot read: emoji and letters of other alphabets, each once,
+    in the order of the text. Spaces, marks, joiners and signs without a name are not worth saying.
+    """
+    found = (
+        c
+        for c in text
+        if not _plain(c).strip()
+        and unicodedata.category(c) in ("Lu", "Ll", "Lt", "Lm", "Lo", "So", "Nd", "Nl", "No")
+        and c not in _CHARACTERS
+    )
+    return list(dict.fromkeys(found))
+
+
 def _words(text: str) -> list[str]:
     return text.split()
 
@@ -202,6 +216,13 @@ def _named_date(match: re.Match) -> str:
     return f"{date}, {_year(year)}" if year else date
 
 
+def _mail(match: re.Match) -> str:
+    """`first.last@example.com`"""
+    name, place = (part.replace(".", " dot ") for part in match.groups())
+    name = name.replace("_", " underscore ").replace("-", " dash ").replace("+", " plus ")
+    return f"{name} at {place}"
+
+
 def _groups(match: re.Match) -> str:
     return ("plus " if match[0][0] == "+" else "") + ", ".join(map(_digits, re.findall(r"\d+", match[0])))
 
@@ -276,6 +297,7 @@ _CLOCK = r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4])"
 _RULES = [
     # signs that only look like marks and symbols
     _rule(r"https?://", ""),
+    _rule(r"(?<![\w.+-])([\w.+-]+)@((?:[\w-]+\.)+[A-Za-z]{2,})\b", _mail),
     _rule(rf"(?<![\w.-])(?:[\w-]+\.)+(?:{_ENDINGS})\b(?!\.\w)", lambda m: m[0].replace(".", " dot ")),
     _rule(r"(?<![\w:])[:;]'?-?[()DP](?!\w)", ""),  # :-)
     _rule(r"([-=+*#@&/~])\1{2,}", ","),

@@ -7,6 +7,7 @@ models with random weights, which have no vocabulary. All offer `encode(text) ->
 """
 
 import unicodedata
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -113,8 +114,10 @@ class English(SentencePiece):
     """
 
     def encode(self, text: str) -> list[int]:
-        from .english import spell_out  # here, for its rules take a while to prepare
+        from .english import skipped, spell_out  # here, for its rules take a while to prepare
 
+        if unread := skipped(text):
+            warnings.warn(f"{' '.join(unread[:20])}: not English letters, and skipped", stacklevel=2)
         return super().encode(spell_out(text))
 
 

@@ -10,7 +10,7 @@ from ..command import Parser, open_streams, run
 DESCRIPTION = """Train Bark.
 
   voice      everything for the built-in voice: data, codec, token models, export
-             (WordNet and espeak-ng must be installed)
+             (WordNet and flite must be installed)
   prepare    make a corpus of a folder of recordings: a.wav, a.txt, and a.npz with `semantic` (N,)
   quantizer, tokens, decoder, encoder
              the codec: codebooks, the corpus's codes, codes to sound, sound to codes

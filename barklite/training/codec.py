@@ -3,7 +3,7 @@
 1. The quantiser: codebooks of the latents of all recordings. Codes are then known, and the token models need
    not wait for a decoder.
 2. The decoder: from the codes' vectors to the sound, on random numbers of codebooks (quantiser dropout), by a
-   spectral loss and, as pulses lie on a grid, a little of the waveform itself.
+   spectral loss and, as the codes say where pulses lie, the waveform itself; then also by an adversary.
 3. The encoder, which only `Bark.encode` needs: from the sound to the latents, by regression.
 
 Axes: B batch, K codebooks, T frames.
@@ -25,14 +25,19 @@ from ..models.codec import Codec
 from ..storage.atomic import write_bytes
 from ..storage.checkpoint import check_tensors
 from ..validation import first_line
+from .adversary import Adversary
 from .data import Corpus
 from .loop import Loss, Machine, Run, Settings
 from .quantizer import ResidualQuantizer
-from .spectrum import PARTS, latents, spectral_loss
+from .spectrum import N_PITCH, PARTS, latents, spectral_loss
 
 FILE = "quantizer.safetensors"
+LEARNED = 1500  # recordings, at most, that the quantiser learns from
 FRAMES = 40  # of a training example of the decoder and the encoder
 WAVEFORM = 4.0  # weight of the waveform's distance beside the spectral loss
+ALONE = 2500  # steps of the decoder before there is an adversary
+FOOLED, FEATURES = 0.1, 1.0  # weights of its two losses
+JUDGED = 20  # frames of half the examples that it sees
 
 
 def train_quantizer(
@@ -41,17 +46,25 @@ def train_quantizer(
     """`quantizer.safetensors` in `directory`, made now unless it is there. ValueError without recordings."""
     if (directory / FILE).is_file():
         return read_quantizer(directory, config, machine)
-    if config.dimension % PARTS or config.hop % PARTS:
-        raise ValueError(f"a codec that is trained here needs a dimension and a hop that {PARTS} divides")
+    if (config.dimension - N_PITCH) % PARTS or config.hop % PARTS:
+        raise ValueError(
+            f"a codec that is trained here needs a hop and a dimension less {N_PITCH} that {PARTS} divides"
+        )
     rows = [i for i in corpus.split("train", "samples") if corpus.rows[i].samples >= config.hop]
     rows = corpus.training_rows("recordings", rows)
-    model = ResidualQuantizer(config.n_codebooks, config.codebook_size, config.dimension).to(machine.device)
+    model = ResidualQuantizer(config.n_codebooks, config.codebook_size, config.dimension, N_PITCH).to(
+        machine.device
+    )
     generator = torch.Generator().manual_seed(settings.seed)
+    rng = machine.rng(settings.seed, 0)
+    some = rng.permutation(rows)[:LEARNED]
+    vectors = torch.cat(
+        [latents_of(corpus, i, config, machine) for i in tqdm(some, desc="latents", unit=" rows")], 1
+    ).T
     lines, bar = [], tqdm(range(settings.steps), desc="quantizer", unit=" steps")
     for step in bar:
-        rng = machine.rng(settings.seed, step)
-        vectors = [latents_of(corpus, i, config, machine) for i in rng.choice(rows, settings.batch_size)]
-        errors, revived = model.learn(torch.cat(vectors, 1).T, generator)
+        picked = torch.from_numpy(rng.integers(len(vectors), size=settings.batch_size))
+        errors, revived = model.learn(vectors[picked.to(vectors.device)], generator)
         if step % settings.log_every == 0 or step == settings.steps - 1:
             lines.append(f"{step} errors {[round(float(e), 4) for e in errors]} revived {revived}")
             bar.set_postfix(error=f"{float(errors[-1]):.4f}", revived=revived)
@@ -73,7 +86,7 @@ def read_quantizer(directory: Path, config: CodecConfig, machine: Machine) -> Re
     path = directory / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run `quantizer` first, or `tokens --init CHECKPOINT`")
-    model = ResidualQuantizer(config.n_codebooks, config.codebook_size, config.dimension)
+    model = ResidualQuantizer(config.n_codebooks, config.codebook_size, config.dimension, N_PITCH)
     try:
         state = load_file(path)
     except SafetensorError as error:
@@ -139,6 +152,8 @@ def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: Resid
     books = quantizer.codebooks.to(run.machine.device)
     least, most = config.tokens.n_coarse, codec.n_codebooks
     rows = croppable(corpus, codec.hop)
+    adversary = Adversary(run.settings, books.device)
+    run.keep("adversary", adversary)
 
     def example(
         model: nn.Module, which: str, rng: np.random.Generator, n: int, K: int
@@ -155,7 +170,15 @@ def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: Resid
         audio, target = example(model, "train", rng, run.settings.batch_size, K)
         spectral = spectral_loss(audio, target, codec.sample_rate)
         waveform = F.l1_loss(audio, target)
-        return spectral + WAVEFORM * waveform, {"spectral": spectral, "waveform": waveform}
+        value, numbers = spectral + WAVEFORM * waveform, {"spectral": spectral, "waveform": waveform}
+        if run.step < ALONE:
+            return value, numbers
+        start, n = int(rng.integers(FRAMES - JUDGED + 1)) * codec.hop, -(-len(audio) // 2)
+        ours, wanted = (x[:n, start : start + JUDGED * codec.hop] for x in (audio, target))
+        caught = adversary.learn(ours, wanted)
+        fooled, features = adversary.losses(ours, wanted)
+        value = value + FOOLED * fooled + FEATURES * features
+        return value, {**numbers, "adversary": caught, "fooled": fooled, "features": features}
 
     def validate(model: nn.Module) -> dict[str, float]:
         if not rows["validation"]:

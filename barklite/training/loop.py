@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -126,6 +127,14 @@ def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimiz
     ]
 
 
+class Kept(Protocol):
+    """What else a run trains."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
 @dataclass
 class Run:
     """One model on its way: `train` moves it on, and its directory always holds a whole state.
@@ -140,6 +149,8 @@ class Run:
     machine: Machine
     step: int = 0
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+    kept: dict[str, "Kept"] = field(default_factory=dict)
+    _states: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -168,7 +179,17 @@ class Run:
                     f"{path} is damaged: its optimizers are not this model's; remove it to begin anew"
                 )
             optimizer.load_state_dict({"state": kept["state"], "param_groups": ours["param_groups"]})
-        self.step = state["step"]
+        self.step, self._states = state["step"], state.get("kept", {})
+
+    def keep(self, name: str, thing: "Kept") -> None:
+        """Save the state of `thing` with the run's own from now on, and go on from what was saved."""
+        if name in self._states:
+            try:
+                thing.load_state_dict(self._states.pop(name))
+            except Exception as error:  # a damaged state gives any of PyTorch's errors
+                path = self.directory / "last.pt"
+                raise ValueError(f"{path} is another run's state: {first_line(error):.200}") from None
+        self.kept[name] = thing
 
     def train(
         self,
@@ -260,6 +281,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
+            "kept": {name: thing.state_dict() for name, thing in self.kept.items()},
         }
         with writing(self.directory / "last.pt") as file:
             torch.save(state, file)

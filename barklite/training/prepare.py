@@ -20,24 +20,22 @@ from ..storage.formats import read_json
 from ..text.english import spell_out
 from ..text.tokenizer import KINDS, Tokenizer, check_vocabulary
 from .data import Corpus, Writer, from_folder
-from .recipe import FRAMES_A_PHONEME, SPEAKERS, Recipe, voice_config
-from .spoken import PHONEMES, write_corpus
+from .recipe import FRAMES_A_UNIT, SPEAKERS, Recipe, voice_config
+from .spoken import UNITS, write_corpus
 from .texts import held_out, training_texts
 
 
 def prepare_voice(directory: Path, recipe: Recipe, processes: int | None = None) -> None:
     """The built-in voice's corpus, tokenizer and configuration, unless they are there. OSError without
-    espeak-ng or WordNet; FileExistsError for a directory that was prepared for something else.
+    flite or WordNet; FileExistsError for a directory that was prepared for something else.
     """
     if (directory / "config.json").is_file():
-        if not (directory / "data" / PHONEMES).is_file():
+        if not (directory / "data" / UNITS).is_file():
             raise FileExistsError(f"{directory} is prepared for other recordings: name another directory")
         return
     texts = training_texts(recipe.wordnet, recipe.n_everyday, recipe.seed, held_out())
     processes = processes or os.cpu_count() or 1
-    n = write_corpus(
-        directory / "data", texts, SPEAKERS, recipe.n_aloud, FRAMES_A_PHONEME, 24_000, 480, processes
-    )
+    n = write_corpus(directory / "data", texts, SPEAKERS, recipe.n_aloud, FRAMES_A_UNIT, 320, processes)
     n_text = train_tokenizer(directory / "tokenizer.model", texts)
     write_config(directory, voice_config(n_text, n, recipe.size))
 

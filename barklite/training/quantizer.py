@@ -14,20 +14,28 @@ DEAD = 0.02  # an entry with less than this share of an even one's vectors is de
 class ResidualQuantizer(nn.Module):
     """codebooks (K, V, D), and the moving averages that they come from: sums (K, V, D) and counts (K, V),
     which are 0 where nothing was learned.
+
+    n_first: the first codebook is of the last so many numbers of a vector alone, the others are of the rest;
+    0: all are of everything.
     """
 
-    def __init__(self, n_codebooks: int, codebook_size: int, dimension: int):
+    def __init__(self, n_codebooks: int, codebook_size: int, dimension: int, n_first: int = 0):
         super().__init__()
         shape = (n_codebooks, codebook_size, dimension)
         self.register_buffer("codebooks", torch.zeros(shape))
         self.register_buffer("sums", torch.zeros(shape))
         self.register_buffer("counts", torch.zeros(shape[:2]))
+        sees = torch.ones(n_codebooks, dimension)
+        if n_first:
+            sees[0, :-n_first] = 0
+            sees[1:, -n_first:] = 0
+        self.register_buffer("sees", sees, persistent=False)
 
     def encode(self, vectors: Tensor) -> Tensor:
         """(N, D) -> codes int64 (K, N): each codebook names the entry nearest to what the others left."""
         residual, codes = vectors, []
-        for book in self.codebooks:
-            codes.append(nearest(residual, book))
+        for book, sees in zip(self.codebooks, self.sees, strict=True):
+            codes.append(nearest(residual * sees, book))
             residual = residual - book[codes[-1]]
         return torch.stack(codes)
 
@@ -37,8 +45,9 @@ class ResidualQuantizer(nn.Module):
 
         generator: on the CPU, whatever the vectors are on, so that its numbers are the same everywhere.
         """
-        residual, errors, revived = vectors, [], 0
-        for book, sums, counts in zip(self.codebooks, self.sums, self.counts, strict=True):
+        whole, errors, revived = vectors, [], 0
+        for book, sums, counts, sees in zip(self.codebooks, self.sums, self.counts, self.sees, strict=True):
+            residual = whole * sees
             if not counts.any():  # the first step: entries are vectors drawn from the batch
                 picked = torch.randperm(len(residual), generator=generator)[: len(book)]
                 picked = picked.repeat(-(-len(book) // len(picked)))[: len(book)]
@@ -56,8 +65,8 @@ class ResidualQuantizer(nn.Module):
                 counts[dead], sums[dead] = even, replacement * even
                 revived += n
             book.copy_(sums / counts[:, None])
-            residual = residual - book[codes]
-            errors.append(residual.square().mean())
+            whole = whole - book[codes]
+            errors.append(whole.square().mean())
         return torch.stack(errors), revived
 
 

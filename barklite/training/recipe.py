@@ -14,17 +14,13 @@ from ..config import (
 from .loop import Settings
 from .speech import Speaker
 
-# Pitches with a whole number of periods in a frame of 20 ms; each variant is the clearest one at its pitch.
-SPEAKERS = (
-    Speaker("low", "en-us+klatt4", rate=150, pitch=60, f0=100.0),
-    Speaker("high", "en-us+klatt2", rate=150, pitch=94, f0=150.0),
-)
-FRAMES_A_PHONEME = 6  # semantic tokens a phoneme; the last one repeats
+SPEAKERS = (Speaker("low", "rms", 100.0, 0.144, 1.6), Speaker("high", "slt", 173.5, 0.1, 1.1))
+FRAMES_A_UNIT = 6  # semantic tokens a phone; the last one repeats
 
 
 SETTINGS = {
-    "quantizer": Settings(steps=300, batch_size=64),
-    "decoder": Settings(steps=10_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
+    "quantizer": Settings(steps=600, batch_size=4096),
+    "decoder": Settings(steps=16_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
     "encoder": Settings(steps=1_600, batch_size=8, lr=1.5e-3, muon_lr=0),
     "semantic": Settings(steps=7_000, batch_size=16),
     "coarse": Settings(steps=5_000, batch_size=16),
@@ -46,11 +42,10 @@ class Recipe:
 def voice_config(
     n_text_ids: int, n_semantic_ids: int, size: tuple[int, int, int] = Recipe.size
 ) -> BarkConfig:
-    """A small Bark: 50 frames a second, each one semantic token and 6 codes of 8 bits, 3 of them coarse.
-
-    Ids follow one another without gaps. A pitch of 100 or 150 Hz has whole periods in a frame.
+    """A small Bark at 16 kHz: 50 frames a second, each one semantic token and 6 codes of 9 bits, 3 of them
+    coarse. Ids follow one another without gaps.
     """
-    codebook_size, n_coarse, n_codebooks, n_text = 256, 3, 6, 128
+    codebook_size, n_coarse, n_codebooks, n_text = 512, 3, 6, 128
     layers, heads, width = size
     text_pad = n_semantic_ids + 1 + n_text_ids
     coarse_pad = n_semantic_ids + n_coarse * codebook_size
@@ -94,9 +89,10 @@ def voice_config(
         ),
         fine=FineConfig(vocab_size=codebook_size + 1, block_size=256, n_codes_total=n_codebooks, **shape),
         codec=CodecConfig(
-            n_filters=12,
-            dimension=80,
-            ratios=(8, 5, 4, 3),
+            sample_rate=16_000,
+            n_filters=16,
+            dimension=83,
+            ratios=(8, 5, 4, 2),
             n_codebooks=n_codebooks,
             codebook_size=codebook_size,
             encoder=True,

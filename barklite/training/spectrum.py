@@ -1,4 +1,4 @@
-"""Mel spectra: what the codec's latents are, and what its decoder is trained to match.
+"""Mel spectra and pitch: what the codec's latents are, and what its decoder is trained to match.
 
 Axes: B batch, T frames, M mel bands.
 """
@@ -11,9 +11,12 @@ from einops import rearrange
 from torch import Tensor
 
 from ..config import CodecConfig
+from .pitch import pitch
 
 FLOOR = 0.05  # of a magnitude, before its logarithm: what is softer counts as silence
 PARTS = 2  # spectra a frame: two, half a frame apart, keep a burst's place
+N_PITCH = 3  # numbers of a frame's pitch
+HEIGHT, MIDDLE = 3.0, 130.0  # of an octave on the cylinder, whose radius is 1; Hz at height 0
 RESOLUTIONS = ((256, 32), (512, 48), (1024, 80), (2048, 80))  # (window, bands) of the loss
 
 
@@ -40,16 +43,23 @@ def mel(audio: Tensor, sample_rate: int, window: int, hop: int, n_mels: int, n_f
 
 
 def latents(audio: Tensor, config: CodecConfig) -> Tensor:
-    """Audio (B, hop * T) -> the codec's latents (B, dimension, T): `PARTS` log mel spectra of each frame.
+    """Audio (B, hop * T) -> the codec's latents (B, dimension, T): `PARTS` log mel spectra of each frame,
+    then its pitch, `N_PITCH` numbers: a point on a cylinder, whose height is the pitch and whose angle is the
+    phase of the fundamental; on its axis where there is no voice.
 
-    Windows are as long as a frame, so that a pitch with whole periods in a frame gives a steady spectrum
-    whatever its phase.
+    With the phase the codes say where pulses lie, so that a decoder need not guess it.
     """
-    hop, n_fft = config.hop // PARTS, 2 * config.hop
+    hop, n_fft, window = config.hop // PARTS, 2 * config.hop, config.hop * 5 // 4
     reach = (n_fft - hop) // 2  # torch centres a window in its n_fft samples
     padded = F.pad(audio, (reach, n_fft - hop - reach))
-    spectrum = mel(padded, config.sample_rate, config.hop, hop, config.dimension // PARTS, n_fft)
-    return rearrange(torch.log(spectrum + FLOOR), "B M (T part) -> B (part M) T", part=PARTS)
+    n_mels = (config.dimension - N_PITCH) // PARTS
+    spectrum = mel(padded, config.sample_rate, window, hop, n_mels, n_fft)
+    envelope = rearrange(torch.log(spectrum + FLOOR), "B M (T part) -> B (part M) T", part=PARTS)
+    f0, phase = pitch(audio, config.sample_rate, config.hop)
+    voiced = f0 > 0
+    height = HEIGHT * torch.log2(f0.clamp(min=1) / MIDDLE)
+    around = torch.stack((height, torch.cos(phase), torch.sin(phase)), 1) * voiced[:, None]
+    return torch.cat((envelope, around), 1)
 
 
 def spectral_loss(audio: Tensor, target: Tensor, sample_rate: int) -> Tensor:

@@ -1,191 +1,230 @@
-"""Speech with its phonemes, from espeak-ng: the corpus of the built-in voice.
+"""Speech with its phones and its pitch, from flite: the teacher of the built-in voice.
 
-A synthesiser at constant pitch speaks every text; its pulses are then moved onto the codec's frame grid, so
-that a sustained sound is the same samples in every frame, and its code the same code. espeak-ng is called
-through its C library (Debian packages espeak-ng and libespeak-ng1).
+flite's voices rms and slt are statistical models of recordings of real people (CMU ARCTIC, Kominek and Black,
+2004). It is called through its C library (Debian packages flite and libflite1), which also gives what it
+decided before it made sound: every phone's end, and the pitch every 5 ms. It never lets a question rise, so
+`raised` draws that into its pitch before the sound is made.
 """
 
 import ctypes
-from ctypes import c_char, c_char_p, c_int, c_short, c_uint, c_void_p
+import re
+from ctypes import POINTER, c_char_p, c_float, c_int, c_short, c_void_p
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.ndimage import map_coordinates
-from scipy.signal import oaconvolve, resample
 
-LEVEL = 0.8  # of the synthesiser's own: it reaches full scale, and a decoder overshoots a little
-_WORD, _PHONEME = 1, 7  # kinds of espeak-ng's events
-_RATE, _PITCH, _RANGE = 1, 3, 4  # its parameters
+RATE = 16_000  # samples a second of flite's sound
+PAUSE = "pau"
+TRACK = 0.005  # seconds between two values of the pitch
+BEFORE, AFTER = 0.04, 0.08  # seconds of silence that stay at the ends
+RISE = 0.5  # octaves that a question rises over its last stressed syllable and what follows
+WH = frozenset(("what", "who", "whom", "whose", "where", "when", "why", "which", "how"))
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """An espeak-ng voice, spoken on one note that has a whole number of periods in a codec frame."""
+    """A voice of flite. f0: its middle pitch in Hz; spread: the standard deviation of the pitch's logarithm;
+    gain: of the sound, so that all speakers are equally loud.
+    """
 
     name: str
-    voice: str = "en-us+klatt4"
-    rate: int = 150  # words a minute
-    pitch: int = 50  # espeak-ng's own scale, 0 to 99
-    f0: float = 100.0  # Hz, what the sound is resampled to
+    voice: str
+    f0: float
+    spread: float
+    gain: float
 
 
 @dataclass
 class Speech:
-    """audio: float32 (samples,) at 24 kHz. phonemes: (start sample, name). words: (start sample, first
-    character). All starts in `audio`'s own time.
+    """audio: float32 (samples,) at `RATE`. phones: (start in seconds, name). words: (start in seconds, first
+    character). f0: Hz every `TRACK` seconds, 0 where there is no voice. All times are those of `audio`.
     """
 
     audio: np.ndarray
-    phonemes: list[tuple[float, str]]
+    phones: list[tuple[float, str]]
     words: list[tuple[float, int]]
+    f0: np.ndarray
 
 
-class _Id(ctypes.Union):
-    _fields_ = [("number", c_int), ("name", c_char_p), ("string", c_char * 8)]
-
-
-class _Event(ctypes.Structure):
+class _Wave(ctypes.Structure):
     _fields_ = [
-        ("type", c_int),
-        ("unique_identifier", c_uint),
-        ("text_position", c_int),
-        ("length", c_int),
-        ("audio_position", c_int),
-        ("sample", c_int),
-        ("user_data", c_void_p),
-        ("id", _Id),
+        ("type", c_char_p),
+        ("sample_rate", c_int),
+        ("num_samples", c_int),
+        ("num_channels", c_int),
+        ("samples", POINTER(c_short)),
     ]
 
 
-class Espeak:
+class _Track(ctypes.Structure):
+    _fields_ = [
+        ("type", c_char_p),
+        ("num_frames", c_int),
+        ("num_channels", c_int),
+        ("times", POINTER(c_float)),
+        ("frames", POINTER(POINTER(c_float))),
+    ]
+
+
+_FUNCTIONS = {  # of libflite: result, arguments
+    "flite_init": (c_int,),
+    "flite_synth_text": (c_void_p, c_char_p, c_void_p),
+    "delete_utterance": (None, c_void_p),
+    "utt_relation": (c_void_p, c_void_p, c_char_p),
+    "relation_head": (c_void_p, c_void_p),
+    "item_next": (c_void_p, c_void_p),
+    "path_to_item": (c_void_p, c_void_p, c_char_p),
+    "flite_ffeature_string": (c_char_p, c_void_p, c_char_p),
+    "flite_ffeature_float": (c_float, c_void_p, c_char_p),
+    "flite_feat_set_int": (None, c_void_p, c_char_p, c_int),
+    "feat_val": (c_void_p, c_void_p, c_char_p),
+    "val_track": (POINTER(_Track), c_void_p),
+    "val_cg_db": (c_void_p, c_void_p),
+    "mlpg": (POINTER(_Track), POINTER(_Track), c_void_p),
+    "mlsa_resynthesis": (POINTER(_Wave), POINTER(_Track), POINTER(_Track), c_void_p, c_void_p, c_int),
+    "utt_wave": (POINTER(_Wave), c_void_p),
+    "delete_wave": (None, POINTER(_Wave)),
+    "delete_track": (None, POINTER(_Track)),
+}
+_WORD = b"R:SylStructure.parent.parent."
+_COARSEST = 20  # of `mlsa_speed_param`: sound that nobody will hear is made of few coefficients
+
+
+class Flite:
     """The library, started once a process. OSError in words if it is not installed."""
 
     def __init__(self):
         try:
-            self._lib = ctypes.CDLL("libespeak-ng.so.1")
+            self._lib = ctypes.CDLL("libflite.so.1", ctypes.RTLD_GLOBAL)
         except OSError:
-            raise OSError("espeak-ng is not installed (Debian: apt-get install espeak-ng)") from None
-        self.sample_rate = self._lib.espeak_Initialize(2, 0, None, 1)  # synchronous, with phoneme events
-        if self.sample_rate <= 0:
-            raise OSError("espeak-ng does not start: its data is missing")
-        self._chunks: list[np.ndarray] = []
-        self._events: list[tuple[int, int, int, str]] = []
-        kind = ctypes.CFUNCTYPE(c_int, ctypes.POINTER(c_short), c_int, ctypes.POINTER(_Event))
-        self._callback = kind(self._collect)  # kept, or it would be freed under the library
-        self._lib.espeak_SetSynthCallback(self._callback)
+            raise OSError("flite is not installed (Debian: apt-get install flite)") from None
+        for name, (result, *arguments) in _FUNCTIONS.items():
+            function = getattr(self._lib, name)
+            function.restype, function.argtypes = result, arguments
+        self._lib.flite_init()
 
-    def _collect(self, samples, n: int, events) -> int:
-        if samples and n > 0:
-            self._chunks.append(np.ctypeslib.as_array(samples, (n,)).copy())
-        i = 0
-        while events[i].type:
-            event = events[i]
-            name = bytes(event.id.string).split(b"\0")[0].decode("utf-8", "replace")
-            self._events.append((event.type, event.sample, event.text_position, name))
-            i += 1
-        return 0
+    @cache  # noqa: B019 (there is one Flite a process)
+    def _voice(self, name: str) -> int:
+        try:
+            register = getattr(ctypes.CDLL(f"libflite_cmu_us_{name}.so.1"), f"register_cmu_us_{name}")
+        except (OSError, AttributeError):
+            raise ValueError(f"flite has no voice {name!r}") from None
+        register.restype, register.argtypes = c_void_p, [c_void_p]
+        return register(None)
 
-    def say(self, text: str, speaker: Speaker) -> Speech:
-        """Speak at espeak-ng's own rate and pitch; times are samples at `self.sample_rate`."""
-        if self._lib.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {speaker.voice!r}")
-        for parameter, value in ((_RATE, speaker.rate), (_PITCH, speaker.pitch), (_RANGE, 0)):
-            self._lib.espeak_SetParameter(parameter, value, 0)
-        self._chunks.clear()
-        self._events.clear()
-        data = text.encode("utf-8")
-        self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)  # by characters, in UTF-8
-        self._lib.espeak_Synchronize()
-        audio = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
-        return Speech(
-            audio.astype(np.float32) / 32768,
-            [(sample, name) for kind, sample, _, name in self._events if kind == _PHONEME],
-            [(sample, position - 1) for kind, sample, position, _ in self._events if kind == _WORD],
-        )
+    def say(self, text: str, voice: str, aloud: bool = True) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
+        """int16 audio, f0, and the segments: (name, end in seconds, token's number or -1, stressed).
+
+        aloud: without it the sound is a rough one, made in half the time.
+        """
+        lib, place = self._lib, self._voice(voice)
+        features = ctypes.cast(place, POINTER(c_void_p))[1]
+        lib.flite_feat_set_int(features, b"mlsa_speed_param", 0 if aloud else _COARSEST)
+        utterance = lib.flite_synth_text(text.encode("ascii", "replace"), place)
+        try:
+            segments, tokens = [], []
+            item = lib.relation_head(lib.utt_relation(utterance, b"Segment"))
+            while item:
+                token = lib.path_to_item(item, _WORD + b"R:Token.parent")
+                if token and (not tokens or tokens[-1] != token):
+                    tokens.append(token)
+                stressed = lib.flite_ffeature_string(item, b"R:SylStructure.parent.stress") == b"1"
+                end = lib.flite_ffeature_float(item, b"end")
+                name = lib.flite_ffeature_string(item, b"name").decode()
+                segments.append((name, end, len(tokens) - 1 if token else -1, stressed))
+                item = lib.item_next(item)
+            features = ctypes.cast(utterance, POINTER(c_void_p))[0]
+            track = lib.val_track(lib.feat_val(features, b"param_track"))
+            frames = track.contents.frames
+            f0 = np.array([frames[i][0] for i in range(track.contents.num_frames)])
+            higher = raised(text, segments, f0)
+            if aloud and (higher != f0).any():
+                for i, value in enumerate(higher):
+                    frames[i][0] = value
+                samples = self._again(features, track)
+            else:
+                samples = _samples(lib.utt_wave(utterance))
+        finally:
+            lib.delete_utterance(utterance)
+        return samples, higher, segments
+
+    def _again(self, features: int, track) -> np.ndarray:
+        """The sound of an utterance whose pitch was changed."""
+        lib = self._lib
+        model = lib.val_cg_db(lib.feat_val(features, b"cg_db"))
+        strengths = lib.feat_val(features, b"str_track")
+        smooth = lib.mlpg(track, model)
+        wave = lib.mlsa_resynthesis(smooth, lib.val_track(strengths) if strengths else None, model, None, 0)
+        samples = _samples(wave)
+        lib.delete_wave(wave)
+        lib.delete_track(smooth)
+        return samples
+
+
+def _samples(wave) -> np.ndarray:
+    wave = wave.contents
+    return np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).copy()
 
 
 @cache
-def espeak() -> Espeak:
-    return Espeak()
+def flite() -> Flite:
+    return Flite()
 
 
-@cache
-def natural_f0(speaker: Speaker) -> float:
-    """The pitch, in Hz, that espeak-ng gives a speaker: the median over frames of a voiced sentence."""
-    rate = espeak().sample_rate
-    audio = espeak().say("are you all alone there, oh my, we will run", speaker).audio
-    found = []
-    for start in range(0, len(audio) - 2048, 1000):
-        frame = audio[start : start + 2048].astype(np.float64)
-        r = np.correlate(frame, frame, "full")[2047:]
-        k = int(np.argmax(r[60:400])) + 60
-        if np.abs(frame).mean() > 0.02 and r[k] > 0.7 * r[0]:
-            left, middle, right = r[k - 1 : k + 2]  # the peak of the parabola through three points
-            found.append(rate / (k + (left - right) / (2 * (left - 2 * middle + right))))
-    return float(np.median(found))
+def tokens_of(text: str) -> list[re.Match]:
+    """What flite takes as one token each: letters and what is between two spaces with them."""
+    return list(re.finditer(r"\S*[a-z]\S*", text))
 
 
-def speak(
-    text: str, speaker: Speaker, sample_rate: int = 24_000, frame: int = 480, aligned: bool = True
-) -> Speech:
-    """Speak `text` at exactly `speaker.f0`, resampled to `sample_rate`, silence at both ends cut to 40 ms, in
-    front by whole frames.
-
-    aligned: move the pulses onto multiples of the period; False for the synthesiser's own sound.
+def questions(text: str) -> list[int]:
+    """The numbers of the tokens that end a question which can be answered by yes or no: it rises. Those that
+    begin with a question word, or offer a choice, fall.
     """
-    speech = espeak().say(text, speaker)
-    if not len(speech.audio):
-        return speech
-    scale = natural_f0(speaker) / speaker.f0 * sample_rate / espeak().sample_rate
-    audio = LEVEL * resample(speech.audio, max(1, round(len(speech.audio) * scale))).astype(np.float32)
-    phonemes = [(t * scale, name) for t, name in speech.phonemes]
-    words = [(t * scale, position) for t, position in speech.words]
-    if aligned:
-        audio, moved = align(audio, sample_rate / speaker.f0)
-        phonemes = [(moved(t), name) for t, name in phonemes]
-        words = [(moved(t), position) for t, position in words]
-    loud = np.flatnonzero(np.abs(audio) > 0.003)
-    margin = round(0.04 * sample_rate)
-    start = max(0, loud[0] - margin) // frame * frame if len(loud) else 0
-    stop = min(len(audio), loud[-1] + margin) if len(loud) else 0
-    return Speech(
-        audio[start:stop],
-        [(t - start, name) for t, name in phonemes],
-        [(t - start, position) for t, position in words],
-    )
-
-
-def align(audio: np.ndarray, period: float):
-    """Shift each voiced stretch, by at most half a period more than the one before it, so that its pulses lie
-    on the grid of `period` samples; what is between them is stretched. Gives the sound and the map of times.
-
-    The phase of the fundamental says where pulses are: the synthesiser starts anew at each voiced stretch.
-    """
-    step = round(period / 2)
-    window = np.hanning(2 * round(period) + 1)
-    turned = audio * np.exp(-2j * np.pi * np.arange(len(audio)) / period)
-    fundamental = oaconvolve(turned, window / window.sum(), "same")[::step]
-    strength = np.abs(fundamental)
-    turn = np.abs(np.angle(fundamental[1:] * fundamental[:-1].conj()))
-    loud = strength > 0.03 * strength.max()
-    steady = loud[1:] & loud[:-1] & (turn < 0.45)
-
-    shift, previous = np.full(len(fundamental), np.nan), 0.0
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], steady, [0]))))
-    for first, last in zip(edges[::2], edges[1::2], strict=True):
-        if last - first < 3:
+    found, first, tokens = [], 0, [match[0] for match in tokens_of(text)]
+    for i, token in enumerate(tokens):
+        if token[-1] not in ".?!":
             continue
-        where, weight = np.arange(first, last + 1), strength[first : last + 1]
-        phase = np.unwrap(np.angle(fundamental[where])) * period / (2 * np.pi)
-        line = np.polyfit(where, phase, 1 if len(where) >= 8 else 0, w=weight)
-        phase = np.polyval(line, where)
-        phase -= period * np.round((np.average(phase, weights=weight) - previous) / period)
-        shift[where], previous = phase, phase[-1]
+        words = [word.strip(",.?!") for word in tokens[first : i + 1]]
+        if token[-1] == "?" and "or" not in words and not WH & {word.partition("'")[0] for word in words[:2]}:
+            found.append(i)
+        first = i + 1
+    return found
 
-    known = np.flatnonzero(~np.isnan(shift))
-    n = np.arange(len(audio))
-    offset = np.interp(n, known * step, shift[known]) if len(known) else np.zeros(len(audio))
-    new = np.maximum.accumulate(n + offset) + 1e-6 * n  # the new time of each old sample
-    old = np.interp(np.arange(int(new[-1]) + 1), new, n)
-    return map_coordinates(audio, [old], order=3, mode="nearest"), lambda t: float(np.interp(t, n, new))
+
+def raised(text: str, segments: list[tuple], f0: np.ndarray) -> np.ndarray:
+    """`f0` with a rise at the end of each of the `questions`."""
+    result = f0.copy()
+    starts = [0.0, *(end for _, end, _, _ in segments[:-1])]
+    for last in questions(text):
+        inside = [k for k, (_, _, token, _) in enumerate(segments) if token == last]
+        if not inside:
+            continue
+        k = max((k for k in inside if segments[k][3]), default=inside[0])
+        while k > inside[0] and segments[k - 1][3]:  # from the beginning of the stressed syllable
+            k -= 1
+        frames = np.arange(round(starts[k] / TRACK), min(len(f0), round(segments[inside[-1]][1] / TRACK)))
+        voiced = frames[f0[frames] > 0]
+        if len(voiced):
+            along = (voiced - voiced[0] + 1) / len(frames)
+            result[voiced] = f0[voiced[0]] * 0.97 * 2 ** (RISE * np.minimum(along, 1.0) ** 1.5)
+    return result
+
+
+def speak(text: str, speaker: Speaker, aloud: bool = True) -> Speech | None:
+    """Speak a text in the alphabet of the training texts. None where flite divides it into other words than
+    spaces do (it then reads something else than it says).
+    """
+    samples, f0, segments = flite().say(text, speaker.voice, aloud)
+    places = [match.start() for match in tokens_of(text)]
+    spoken = [token for _, _, token, _ in segments]
+    if not places or max(spoken, default=-1) + 1 != len(places):
+        return None
+    starts = np.array([0.0, *(end for _, end, _, _ in segments[:-1])])
+    heard = [k for k, token in enumerate(spoken) if token >= 0]
+    begin = round(max(0.0, starts[heard[0]] - BEFORE) / TRACK) * TRACK
+    end = segments[heard[-1]][1] + AFTER
+    audio = samples[round(begin * RATE) : round(end * RATE)].astype(np.float32) / 32768 * speaker.gain
+    phones = [(start - begin, name) for start, (name, *_) in zip(starts, segments, strict=True)]
+    words = [(starts[spoken.index(i)] - begin, place) for i, place in enumerate(places)]
+    return Speech(audio, phones, words, f0[round(begin / TRACK) : round(end / TRACK)])

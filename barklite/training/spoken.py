@@ -1,8 +1,9 @@
-"""The built-in voice's corpus: texts spoken by espeak-ng, with semantic tokens from its own phonemes.
+"""The built-in voice's corpus: texts spoken by flite, with semantic tokens from its own phones and pitch.
 
-A semantic token says which phoneme sounds in a frame, and in which of its frames we are (the last one stays
-for the rest of a long phoneme): what is said and when, but not who says it. Most texts need no sound at all,
-they teach the semantic model; the others are spoken in turn by each speaker.
+A semantic token says which phone sounds in a frame, how high (a pitch class, relative to the speaker's
+middle), and in which of the phone's frames we are (the last one stays for the rest of a long phone): what is
+said, when and with which melody, but not who says it. Most texts need no sound, for they only teach the
+semantic model; the others are spoken in turn by each speaker.
 """
 
 import json
@@ -15,10 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from .data import Writer
-from .speech import Speaker, Speech, speak
+from .speech import PAUSE, RATE, TRACK, Speaker, Speech, speak
 
-PHONEMES = "phonemes.json"
-CHUNK = 500  # texts a process: each starts anew, so that the synthesiser's noise depends on no others
+UNITS = "units.json"
+CHUNK = 250  # texts a job
+CLASS = 0.7  # standard deviations of the speaker's pitch in a pitch class
+LOWEST, HIGHEST = -4, 5  # pitch classes
+VOICELESS = frozenset(f"{PAUSE} p t k ch f th s sh hh".split())
 
 
 def write_corpus(
@@ -26,90 +30,97 @@ def write_corpus(
     texts: Sequence[str],
     speakers: Sequence[Speaker],
     n_aloud: int,
-    frames_a_phoneme: int,
-    sample_rate: int,
+    frames_a_unit: int,
     frame: int,
     processes: int,
 ) -> int:
     """Speak `texts`, keep the sound of the first `n_aloud`; gives the number of semantic ids.
 
-    The order of phonemes, most frequent first, is kept in `phonemes.json`: id = place * frames_a_phoneme +
-    frame.
+    A unit is a phone with its pitch class. The order of units, most frequent first, is kept in `units.json`:
+    id = place * frames_a_unit + frame.
     """
     jobs = [
-        (texts[i : i + CHUNK], [speakers[j % len(speakers)] for j in range(i, i + CHUNK)], i, n_aloud)
+        (texts[i : i + CHUNK], [speakers[j % len(speakers)] for j in range(i, i + CHUNK)], i, n_aloud, frame)
         for i in range(0, len(texts), CHUNK)
     ]
-    jobs = [(*job, sample_rate, frame) for job in jobs]
-    with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+    with get_context("spawn").Pool(processes) as pool:
         chunks = tqdm(pool.imap(_spoken, jobs), total=len(jobs), desc="speaking", unit=" chunks")
         rows = [row for chunk in chunks for row in chunk]
 
-    counts = Counter(name for _, _, _, frames, _ in rows for name, _ in frames)
-    order = {name: i for i, (name, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item)))}
+    counts = Counter(unit for _, _, _, frames, _ in rows for unit, _ in frames)
+    order = {unit: i for i, (unit, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item)))}
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / PHONEMES).write_text(json.dumps(list(order)), encoding="utf-8")
-    last = frames_a_phoneme - 1
+    (directory / UNITS).write_text(json.dumps(list(order)), encoding="utf-8")
+    last = frames_a_unit - 1
     with Writer(directory) as corpus:
         for text, speaker, audio, frames, spans in rows:
-            semantic = np.array([order[name] * frames_a_phoneme + min(k, last) for name, k in frames])
+            semantic = np.array([order[unit] * frames_a_unit + min(k, last) for unit, k in frames])
             sound = None if audio is None else audio.astype(np.float32) / 32767
             corpus.add(text, speaker, sound, semantic, spans)
-    return len(order) * frames_a_phoneme
+    return len(order) * frames_a_unit
 
 
 def _spoken(job) -> list[tuple]:
-    """One process's texts: (text, speaker, int16 audio or None, [(phoneme, its frame)], spans)."""
-    texts, speakers, first, n_aloud, sample_rate, frame = job
+    """One job's texts: (text, speaker, int16 audio or None, [(unit, its frame)], spans)."""
+    texts, speakers, first, n_aloud, frame = job
     rows = []
     for i, (text, speaker) in enumerate(zip(texts, speakers, strict=False), start=first):
-        speech = speak(text, speaker, sample_rate, frame, aligned=i < n_aloud)
-        n = round(len(speech.audio) / frame)
-        if n == 0 or not speech.phonemes:
+        aloud = i < n_aloud
+        speech = speak(text, speaker, aloud)
+        if speech is None:
             continue
-        frames, which = framed(speech.phonemes, n, frame)
-        spans = spans_of(text, speech, which)
-        audio = None
-        if i < n_aloud:
-            audio = np.zeros(n * frame, np.int16)
-            sound = np.clip(np.round(speech.audio[: n * frame] * 32767), -32768, 32767)
-            audio[: len(sound)] = sound
-        rows.append((text, speaker.name, audio, frames, spans))
+        n = len(speech.audio) // frame
+        audio = np.clip(np.round(speech.audio[: n * frame] * 32767), -32768, 32767).astype(np.int16)
+        frames, which = framed(units(speech, speaker), n, frame / RATE)
+        rows.append((text, speaker.name, audio if aloud else None, frames, spans_of(text, speech, which)))
     return rows
 
 
+def units(speech: Speech, speaker: Speaker) -> list[tuple[float, str]]:
+    """The phones, the voiced ones with the class of their mean pitch: (start in seconds, name)."""
+    ends = [start for start, _ in speech.phones[1:]] + [np.inf]
+    at, found = np.arange(len(speech.f0)) * TRACK, []
+    for (start, name), end in zip(speech.phones, ends, strict=True):
+        f0 = speech.f0[(at >= start) & (at < end) & (speech.f0 > 0)]
+        if len(f0) and name not in VOICELESS:
+            height = np.log(f0 / speaker.f0).mean() / speaker.spread
+            name += f"{int(np.clip(np.round(height / CLASS), LOWEST, HIGHEST)):+d}"
+        found.append((start, name))
+    return found
+
+
 def framed(
-    phonemes: Sequence[tuple[float, str]], n: int, frame: int
+    units: Sequence[tuple[float, str]], n: int, seconds: float
 ) -> tuple[list[tuple[str, int]], np.ndarray]:
-    """Which phoneme sounds at the middle of each of n frames, with the frames since it began; and its place
-    in `phonemes`.
+    """Which unit sounds at the middle of each of n frames, with the frames since it began; and its place in
+    `units`.
     """
-    middles = (np.arange(n) + 0.5) * frame
-    starts = np.array([start for start, _ in phonemes])
-    which = np.clip(np.searchsorted(starts, middles, side="right") - 1, 0, len(phonemes) - 1)
+    middles = (np.arange(n) + 0.5) * seconds
+    starts = np.array([start for start, _ in units])
+    which = np.clip(np.searchsorted(starts, middles, side="right") - 1, 0, len(units) - 1)
     first = np.searchsorted(middles, starts[which])
     within = np.maximum(np.arange(n) - first, 0)
-    return [(phonemes[p][1], int(k)) for p, k in zip(which, within, strict=True)], which
+    return [(units[p][1], int(k)) for p, k in zip(which, within, strict=True)], which
 
 
 def spans_of(text: str, speech: Speech, which: Iterable[int]) -> np.ndarray:
     """(N, 2): the first and last character of `text` that each frame may be speaking, generously: a word's
-    phonemes and letters run side by side.
+    phones and letters run side by side.
     """
-    phonemes, words = speech.phonemes, [position for _, position in speech.words] or [0]
-    begins = np.array([start for start, _ in speech.words] or [0.0])
-    starts = np.array([start for start, _ in phonemes])
-    word = np.clip(np.searchsorted(begins, starts + 1, side="right") - 1, 0, len(words) - 1)
-    spans = np.zeros((len(phonemes), 2), np.int64)
+    phones, words = speech.phones, [position for _, position in speech.words]
+    begins = np.array([start for start, _ in speech.words])
+    starts = np.array([start for start, _ in phones])
+    word = np.clip(np.searchsorted(begins, starts + 1e-4, side="right") - 1, 0, len(words) - 1)
+    spans = np.zeros((len(phones), 2), np.int64)
     for w in np.unique(word):
         inside = np.flatnonzero(word == w)
         first = words[w]
         last = max(first + 1, words[w + 1] if w + 1 < len(words) else len(text))  # one beyond
-        spoken = [p for p in inside if not phonemes[p][1].startswith("_")]
+        spoken = [p for p in inside if phones[p][1] != PAUSE]
         for p in inside:
             if p in spoken:
                 at = first + (spoken.index(p) + 0.5) / len(spoken) * (last - first)
                 spans[p] = max(first, int(at - 1.5)), min(last - 1, int(np.ceil(at + 0.5)))
-            else:  # a pause is at the end of its word
+            elif starts[p] > begins[0]:  # a pause is at the end of its word
                 spans[p] = last - 1
     return np.clip(spans, 0, len(text) - 1)[np.asarray(which)]

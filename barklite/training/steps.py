@@ -24,6 +24,7 @@ from .loop import Machine, Run, Settings, read_state
 from .prepare import corpus_of, prepare_voice, read_config, tokenizer_of
 from .quantizer import ResidualQuantizer
 from .recipe import SETTINGS, Recipe
+from .spectrum import N_PITCH
 
 LONGEST = 3.0  # seconds of a voice prompt
 
@@ -104,7 +105,7 @@ def extract(directory: Path, machine: Machine, init: str | os.PathLike | None = 
         check_sizes(opened, "codec", config)
         K, V, D = config.codec.n_codebooks, config.codec.codebook_size, config.codec.dimension
         theirs = checkpoint.load_model(opened, "codec", dtype=torch.float32)
-        model = ResidualQuantizer(K, V, D)
+        model = ResidualQuantizer(K, V, D, N_PITCH)
         model.codebooks.copy_(theirs.codebooks.detach()[:K])
         codec_training.write_quantizer(path.parent, model)
         codes = codec_training.codes_by_encoder(corpus, theirs, machine, K)

@@ -1,0 +1,126 @@
+"""How near a reading comes to its source, and how natural it sounds, by numbers that barklite was not trained
+on.
+
+The same sentence by two systems has other durations, so frames are first paired by dynamic time warping of
+their mel cepstra; then pitch and spectrum are compared pair by pair. The opinion score needs no source: it
+estimates the mean opinion score of listeners by Distill-MOS (Stahl and Gamper, 2025; its package holds the
+weights).
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+from scipy.fft import dct
+from scipy.signal import resample_poly
+
+from barklite.training.pitch import pitch
+from barklite.training.spectrum import mel
+
+RATE = 16_000  # at which everything is measured
+HOP, WINDOW, BANDS, CEPSTRA = 160, 400, 40, 13  # 10 ms; the cepstra 1 to 13
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of one reading, every 10 ms: cepstra (T, CEPSTRA), f0 (T,) in Hz, 0 without a voice."""
+
+    cepstra: np.ndarray
+    f0: np.ndarray
+
+
+def at_rate(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """float32 at `RATE`."""
+    common = math.gcd(RATE, sample_rate)
+    return resample_poly(audio.astype(np.float64), RATE // common, sample_rate // common).astype(np.float32)
+
+
+def features(audio: np.ndarray, sample_rate: int) -> Features:
+    """What is compared, of audio (samples,); its loudness does not count."""
+    sound = at_rate(audio, sample_rate)
+    sound = sound * (0.1 / max(float(np.sqrt(np.mean(sound**2))) if len(sound) else 0.0, 1e-6))
+    T = len(sound) // HOP
+    if not T:
+        return Features(np.zeros((0, CEPSTRA)), np.zeros(0))
+    whole = torch.from_numpy(sound[: T * HOP])[None]
+    reach = (WINDOW - HOP) // 2
+    padded = torch.nn.functional.pad(whole, (reach, WINDOW - HOP - reach))
+    spectrum = torch.log(mel(padded, RATE, WINDOW, HOP, BANDS, WINDOW)[0].T + 1e-2).numpy()
+    f0, _ = pitch(whole, RATE, HOP)
+    return Features(dct(spectrum, norm="ortho")[:, 1 : CEPSTRA + 1], f0[0].numpy())
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Dynamic time warping (Sakoe and Chiba, 1978) of (T, C) and (S, C): the path with the least sum of
+    distances, pairs of places (n, 2), from the first pair to the last.
+    """
+    distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    T, S = distance.shape
+    total = np.full((T + 1, S + 1), np.inf)
+    total[0, 0] = 0
+    for i, row in enumerate(distance.tolist()):
+        above, left, done = total[i].tolist(), math.inf, [math.inf]
+        for j, d in enumerate(row):
+            left = d + min(above[j], above[j + 1], left)
+            done.append(left)
+        total[i + 1] = done
+    path, i, j = [], T, S
+    while i and j:
+        path.append((i - 1, j - 1))
+        steps = (
+            (total[i - 1, j - 1], i - 1, j - 1),
+            (total[i - 1, j], i - 1, j),
+            (total[i, j - 1], i, j - 1),
+        )
+        _, i, j = min(steps)
+    return np.array(path[::-1])
+
+
+def compare(ours: list[Features], source: list[Features]) -> dict[str, float]:
+    """Over all sentences: the mel cepstral distortion in dB (over pairs); where both have a pitch, the
+    correlation of the logarithms and their root mean square difference in semitones, each sentence's mean
+    left out (a voice need not have its source's register); and the share of pairs in which one alone is
+    voiced.
+    """
+    distortions, pitches, voiced = [], [], []
+    for a, b in zip(ours, source, strict=True):
+        if not len(a.f0) or not len(b.f0):
+            continue
+        i, j = paired(a.cepstra, b.cepstra).T
+        difference = a.cepstra[i] - b.cepstra[j]
+        distortions.append(10 / math.log(10) * np.sqrt(2 * (difference**2).sum(1)))
+        both = (a.f0[i] > 0) & (b.f0[j] > 0)
+        voiced.append((a.f0[i] > 0) != (b.f0[j] > 0))
+        if both.sum() > 1:
+            two = 12 * np.log2(np.stack((a.f0[i][both], b.f0[j][both])))
+            pitches.append(two - two.mean(1, keepdims=True))
+    if not pitches:
+        return {}
+    x, y = np.concatenate(pitches, 1)
+    return {
+        "distortion_db": float(np.concatenate(distortions).mean()),
+        "pitch_correlation": float((x * y).sum() / max(np.sqrt((x**2).sum() * (y**2).sum()), 1e-9)),
+        "pitch_rmse_semitones": float(np.sqrt(((x - y) ** 2).mean())),
+        "voicing_differs": float(np.concatenate(voiced).mean()),
+    }
+
+
+class Opinion:
+    """Distill-MOS: 1 (bad) to 5 (excellent). ImportError where it is not installed."""
+
+    def __init__(self):
+        sys.modules.setdefault("torchaudio", ModuleType("torchaudio"))  # its command alone needs it
+        import distillmos
+
+        self.model = distillmos.ConvTransformerSQAModel().eval()
+
+    @torch.no_grad()
+    def score(self, audio: np.ndarray, sample_rate: int) -> float:
+        """Of audio (samples,), 1 where there is none."""
+        sound = at_rate(audio, sample_rate)
+        if not len(sound):
+            return 1.0
+        return float(self.model(torch.from_numpy(sound)[None]))
