@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..storage.atomic import write_bytes, writing
 from ..storage.checkpoint import check_tensors
 from ..storage.pickles import read_pickle
-from ..validation import pick_device
+from ..validation import first_line, pick_device
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and what is worth logging
 
