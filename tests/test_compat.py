@@ -1,6 +1,7 @@
 """`barklite.compat`'s models against transformers itself, on one random checkpoint."""
 
 import copy
+import inspect
 import json
 import shutil
 import warnings
@@ -37,6 +38,12 @@ SECTIONS = tuple(f"{part}_config" for part in PARTS)
 N = 24  # semantic tokens, where the number does not matter: two coarse windows
 SHORT = dict(semantic_max_new_tokens=N)
 B, T = 2, 12
+# The name of a cache among the arguments of transformers' forward.
+CACHE = (
+    "cache"
+    if "cache" in inspect.signature(transformers.BarkSemanticModel.forward).parameters
+    else "past_key_values"
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +117,11 @@ def same_cache(ours, theirs):
     for (keys, values), layer in zip(ours, theirs.layers, strict=True):
         close(keys, layer.keys)
         close(values, layer.values)
+
+
+def today(output) -> list[str]:
+    """The names of an output's results; before transformers 5.24 the cache's was another."""
+    return ["cache" if name == "past_key_values" else name for name in output.keys()]  # noqa: SIM118
 
 
 def random_ids(part, *shape, seed=0):
@@ -206,7 +218,7 @@ def test_reports_by_config_and_as_a_tuple(model, oracle, part):
                     given["use_cache"] = use_cache
                 expected = theirs(*args, **given)
                 made = ours(*args, **given)
-                assert list(made.keys()) == list(expected.keys()) == list(made)
+                assert list(made.keys()) == today(expected) == list(made)
                 for name in made:
                     assert made[name] is getattr(made, name)
                 compare(made, expected)
@@ -215,7 +227,7 @@ def test_reports_by_config_and_as_a_tuple(model, oracle, part):
                         setattr(m.config, name, value)
                     m.config.return_dict = False
                 compare(ours(*args, return_dict=True), expected)
-                assert list(ours(*args, return_dict=True)) == list(expected.keys())
+                assert list(ours(*args, return_dict=True)) == today(expected)
                 one, other = ours(*args), theirs(*args)
                 assert type(one) is type(other) is tuple
                 assert [type(x) is tuple for x in one] == [type(x) is tuple for x in other]
@@ -229,13 +241,16 @@ def test_reports_by_config_and_as_a_tuple(model, oracle, part):
 
 def test_outputs_are_mappings(model):
     out = model.coarse_acoustics(torch.zeros(1, 3, dtype=torch.long), labels=torch.zeros(1, 3).long())
-    assert list(out) == ["loss", "logits", "past_key_values"] == out.keys()
+    assert list(out) == ["loss", "logits", "cache"] == out.keys()
+    assert out.past_key_values is out["past_key_values"] is out.cache is out["cache"]
+    assert "past_key_values" in out
     assert out[0] is out.loss is out["loss"] is out.to_tuple()[0] is out.values()[0]
     assert out[:2] == (out.loss, out.logits)
     assert dict(out.items()).keys() == dict(**out).keys() == set(out.keys())
     assert "loss" in out
     assert "attentions" not in out
     assert out.get("attentions", 5) == 5
+    assert out.get("past_key_values") is out.cache
     assert out.get("logits") is out.logits
     assert len(out) == 3
     assert out.attentions is None
@@ -256,12 +271,13 @@ def test_caches(model, oracle, part, kind):
     whole = theirs(ids).logits
     past, expected = None, None
     for start, chunk in zip((0, 30, 31, 32), ids.split([30, 1, 1, 18], dim=1), strict=True):
-        there = theirs(chunk, past_key_values=expected)
+        there = theirs(chunk, **{CACHE: expected})
         expected = there.past_key_values
         if kind == "theirs" and past is None:
             past = transformers.DynamicCache()
+        name = CACHE if kind == "ours there" or start else "past_key_values"  # ours takes both
         made = (theirs if kind == "ours there" else ours)(
-            chunk, past_key_values=DynamicCache() if kind == "ours there" and past is None else past
+            chunk, **{name: DynamicCache() if kind == "ours there" and past is None else past}
         )
         close(made.logits, there.logits)
         close(made.logits, whole[:, start : start + chunk.shape[1]])
@@ -297,7 +313,7 @@ def test_caches_cropped_and_reordered(model, oracle, part):
         cache.crop(-3)
         cache.reorder_cache(torch.tensor([1, 0]))
     same_cache(made, there)
-    close(ours(more, past_key_values=made).logits, theirs(more, past_key_values=there).logits)
+    close(ours(more, past_key_values=made).logits, theirs(more, **{CACHE: there}).logits)
     same_cache(made, there)
     assert made.get_seq_length() == 17
     assert len(made) == 2
@@ -313,7 +329,7 @@ def test_a_mask_beside_a_cache(model, oracle):
     keep[1, 8:10] = False
     past = oracle.coarse_acoustics(ids[:, :7]).past_key_values
     four = additive(keep[:, None, None].expand(B, 1, T - 7, T))
-    expected = oracle.coarse_acoustics(ids[:, 7:], past_key_values=past, attention_mask=four).logits
+    expected = oracle.coarse_acoustics(ids[:, 7:], **{CACHE: past}, attention_mask=four).logits
     for mask in (keep.long(), keep[:, 7:].long(), four):
         past = model.coarse_acoustics(ids[:, :7]).past_key_values
         close(model.coarse_acoustics(ids[:, 7:], past_key_values=past, attention_mask=mask).logits, expected)
@@ -321,7 +337,7 @@ def test_a_mask_beside_a_cache(model, oracle):
     four = additive(keep[:, None, None, :8].expand(B, 1, 1, 8))
     expected, made = (
         m.coarse_acoustics(
-            ids[:, 7:8], past_key_values=m.coarse_acoustics(ids[:, :7]).past_key_values, attention_mask=mask
+            ids[:, 7:8], attention_mask=mask, **{CACHE: m.coarse_acoustics(ids[:, :7]).past_key_values}
         ).logits
         for m, mask in ((oracle, four), (model, keep[:, :8]))
     )
@@ -372,7 +388,7 @@ def test_gradients_flow_through_a_cache(model, oracle):
     ids, grads = random_ids("coarse_acoustics", B, T), []
     for m in (copy.deepcopy(model.coarse_acoustics), copy.deepcopy(oracle.coarse_acoustics)):
         past = m(ids[:, :7]).past_key_values
-        m(ids[:, 7:], past_key_values=past).logits.square().mean().backward()
+        m(ids[:, 7:], **{CACHE: past}).logits.square().mean().backward()
         grads.append(m.get_input_embeddings().weight.grad)
     close(*grads)
     assert grads[0][ids[:, :7].flatten()].any(-1).all()

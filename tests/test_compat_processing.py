@@ -347,7 +347,7 @@ def test_a_huge_voice_is_refused(published, ours):
 
 @pytest.mark.parametrize("tokenizer", [None, "tokenizer", print])
 def test_wrong_tokenizers(tokenizer):
-    with pytest.raises(TypeError, match=r"give one of barklite\.tokenizer"):
+    with pytest.raises(TypeError, match=r"give one of barklite\.text\.tokenizer"):
         BarkProcessor(tokenizer)
     with pytest.raises(TypeError):
         transformers.BarkProcessor(tokenizer)

@@ -147,7 +147,7 @@ class BarkCausalModel(TokenModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        past_key_values: DynamicCache | Sequence | None = None,
+        cache: DynamicCache | Sequence | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -158,11 +158,13 @@ class BarkCausalModel(TokenModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         inputs_embeds: Tensor | None = None,
+        past_key_values: DynamicCache | Sequence | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
         """Logits (B, T, V) of all positions, and the grown cache unless `use_cache` is False.
 
-        input_ids: int64 (B, T), or inputs_embeds (B, T, D). attention_mask: (B, S) of 1 and 0, or (B, 1, T,
+        input_ids: int64 (B, T), or inputs_embeds (B, T, D). cache: barklite's or transformers', or (keys,
+        values) a layer; past_key_values is its older name. attention_mask: (B, S) of 1 and 0, or (B, 1, T,
         S), bool or additive; the order stays causal. head_mask: (H,) or (L, H), 1 keeps a head. labels: (B,
         T), ids whose prediction one position before gives the loss; -100 for none. return_dict=False gives
         the results that are not None as a tuple. ValueError for neither or both inputs and for misshapen
@@ -172,7 +174,7 @@ class BarkCausalModel(TokenModel):
         (x,) = given.values()
         B, T = x.shape[:2]
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = past_key_values
+        cache = past_key_values if cache is None else cache
         if isinstance(cache, (tuple, list)):
             cache = DynamicCache(cache)
         if cache is None and use_cache:
@@ -190,7 +192,7 @@ class BarkCausalModel(TokenModel):
             output_hidden_states,
         )
         loss = None if labels is None else self._loss(output["logits"][:, :-1], labels[:, 1:])
-        return self._returned(CausalLMOutputWithPast(loss=loss, past_key_values=cache, **output), return_dict)
+        return self._returned(CausalLMOutputWithPast(loss=loss, cache=cache, **output), return_dict)
 
 
 class BarkSemanticModel(BarkCausalModel):

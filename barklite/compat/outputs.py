@@ -10,6 +10,7 @@ class ModelOutput:
     """Named results, of which those that are None do not count: `out.logits`, `out["logits"]`, `out[0]`."""
 
     names: tuple[str, ...] = ()
+    renamed: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, **values):
         assert values.keys() <= set(self.names)
@@ -36,7 +37,7 @@ class ModelOutput:
         if isinstance(key, str):
             if key not in self:
                 raise KeyError(key)
-            return getattr(self, key)
+            return getattr(self, self.renamed.get(key, key))
         return self.to_tuple()[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -46,18 +47,24 @@ class ModelOutput:
         return len(self.keys())
 
     def __contains__(self, name: str) -> bool:
-        return name in self.keys()
+        return self.renamed.get(name, name) in self.keys()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.keys())})"
 
 
 class CausalLMOutputWithPast(ModelOutput):
-    """loss (); logits (B, T, V); past_key_values; hidden_states, L + 1 of (B, T, D); attentions, L of
-    (B, H, T, S).
+    """loss (); logits (B, T, V); cache; hidden_states, L + 1 of (B, T, D); attentions, L of (B, H, T, S).
+
+    `past_key_values` is the cache's older name: as an attribute, a key, and for code that asks with `in`.
     """
 
-    names = ("loss", "logits", "past_key_values", "hidden_states", "attentions")
+    names = ("loss", "logits", "cache", "hidden_states", "attentions")
+    renamed = {"past_key_values": "cache"}  # noqa: RUF012
+
+    @property
+    def past_key_values(self) -> "DynamicCache | None":
+        return self.cache
 
 
 class MaskedLMOutput(ModelOutput):
@@ -108,6 +115,14 @@ class DynamicCache:
         if layer_idx >= len(self.layers) or self.layers[layer_idx].keys is None:
             return 0
         return self.layers[layer_idx].keys.shape[2]
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Position of the next query, which is the number of positions held."""
+        return self.get_seq_length(layer_idx)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """(keys that `query_length` new queries see, position of the first)."""
+        return self.get_seq_length(layer_idx) + query_length, 0
 
     def crop(self, max_length: int) -> None:
         """Keep the first `max_length` positions; of a negative number, all but so many."""
