@@ -1,45 +1,32 @@
-"""Rows of a stage: what callers of `generate` give, checked; where noise comes from; results put together."""
+"""The stages as rows in, rows out: all that is used of `barklite.decode` is here.
 
-from collections.abc import Mapping, Sequence
+A row's noise comes from its own generator, and its result does not depend on its neighbours.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from barklite.config import TokenConfig
-from barklite.decode.sampling import generator
-from barklite.decode.slots import Slots, through
+from barklite.config import GenerationConfig, TokenConfig
+from barklite.decode import generate
+from barklite.decode.engine import PLAIN
+from barklite.decode.pipeline import decode_audio
+from barklite.decode.sampling import generator, probabilities
+from barklite.decode.slots import Slots, passes, through
+from barklite.models.codec import Codec
+from barklite.models.fine import FineGPT
 from barklite.models.gpt import GPT
 from barklite.voice import Voice
 
+__all__ = [
+    "audio_rows", "coarse_rows", "fine_rows", "noise_of", "padded", "probabilities", "semantic_rows",
+]  # fmt: skip
 
-def required(config, stage: str):
-    if config is None:
-        raise ValueError(f"{stage}_generation_config is missing: it has the ids, windows and settings")
-    return config
-
-
-def rows_of(given: Tensor, what: str) -> Tensor:
-    """Ids (B, n), int64."""
-    if not isinstance(given, Tensor) or given.ndim != 2 or given.is_floating_point() or len(given) == 0:
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"{what} must be whole numbers of shape (B, n), not {shape}")
-    return given.long()
+Noise = Sequence[torch.Generator]
 
 
-def voice_of(history: Mapping | None, tokens: TokenConfig) -> Voice | None:
-    """A history prompt, of tensors or arrays. TypeError for no mapping, ValueError for no voice."""
-    if history is None:
-        return None
-    if not isinstance(history, Mapping):
-        kind = type(history).__name__
-        raise TypeError(f"history_prompt is a {kind}; the processor makes one of voice_preset")
-    arrays = {
-        name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in history.items()
-    }
-    return Voice.from_arrays(arrays, tokens=tokens)
-
-
-def generators(n: int, device: torch.device) -> list[torch.Generator]:
+def noise_of(n: int, device: torch.device) -> Noise:
     """PyTorch's default source of noise for one row; for several, sources that it seeds."""
     if n == 1 and device.type == "cpu":
         return [torch.default_generator]
@@ -50,15 +37,57 @@ def generators(n: int, device: torch.device) -> list[torch.Generator]:
     return [generator(int(seed), device) for seed in torch.randint(2**32, (n,))]
 
 
-def decoded(
-    stage: str, model: GPT, rows: Sequence, noise: Sequence[torch.Generator] | None, length: int
-) -> list:
-    """What rows of a stage return, in their order; several go together."""
-    device = model.wpe.weight.device
-    noise = noise or generators(len(rows), device)
-    slots, results = Slots(stage, model, min(len(rows), 8 if device.type == "cpu" else 32), length), {}
+def semantic_rows(
+    model: GPT,
+    rows: Sequence[list[int]],
+    voice: Voice | None,
+    noise: Noise,
+    c: GenerationConfig,
+    t: TokenConfig,
+) -> list[Tensor]:
+    """Tokenizer ids -> semantic tokens (N,), with the end if there was one."""
+    made = _decoded("semantic", model, rows, generate.semantic_row, voice, noise, c, t)
+    end = torch.tensor([t.semantic_eos], device=model.wpe.weight.device)
+    return [torch.cat((row, end)) if reason == "eos" else row for row, reason, _ in made]
+
+
+def coarse_rows(
+    model: GPT, rows: Sequence[Tensor], voice: Voice | None, noise: Noise, c: GenerationConfig, t: TokenConfig
+) -> list[Tensor]:
+    """Semantic tokens -> the coarse model's ids (2 T,)."""
+    return _decoded("coarse", model, rows, generate.coarse_row, voice, noise, c, t)
+
+
+def fine_rows(
+    model: FineGPT,
+    rows: Sequence[Tensor],
+    voice: Voice | None,
+    noise: Noise,
+    c: GenerationConfig,
+    t: TokenConfig,
+) -> list[Tensor]:
+    """The coarse model's ids -> codes of all codebooks (8, T)."""
+    rows = [
+        generate.fine_row(model, generate.coarse_codes(row, t), voice, own, c, t)
+        for row, own in zip(rows, noise, strict=True)
+    ]
+    groups = [rows[i : i + 8] for i in range(0, len(rows), 8)]
+    return [done.get() for group in groups for done in passes(model, group, t)]
+
+
+def audio_rows(codec: Codec, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Codes (8, T) -> audio (320 T,)."""
+    return decode_audio(codec, rows, PLAIN)
+
+
+def _decoded(stage: str, model: GPT, rows: Sequence, row: Callable, voice, noise: Noise, c, t) -> list:
+    """What the rows of a stage give, in their order; several go together."""
+    length = getattr(generate, f"{stage}_length")(c, t)
+    size = min(len(rows), 8 if model.wpe.weight.device.type == "cpu" else 32)
+    coroutines = [row(model, one, voice, c, t) for one in rows]
+    slots, results = Slots(stage, model, size, length), {}
     try:
-        for done in through(slots, zip(range(len(rows)), rows, noise, strict=True)):
+        for done in through(slots, zip(range(len(rows)), coroutines, noise, strict=True)):
             results[done.key] = done.get()
     finally:
         slots.close()

@@ -67,10 +67,13 @@ def fetch(
     return home / f"{commit}{suffix}"
 
 
-def download(repo: str, revision: str | None = None, local_files_only: bool = False, **options) -> Path:
+def download(
+    repo: str, revision: str | None = None, local_files_only: bool = False, subfolder: str = "", **options
+) -> Path:
     """The Hub cache's directory for a repository's commit, with the files that are needed.
 
-    options: further ones of `snapshot_download`: `cache_dir`, `token`, `force_download`.
+    subfolder: where in the repository the checkpoint is. options: further ones of `snapshot_download`,
+    `cache_dir`, `token`, `force_download`.
     """
     import huggingface_hub as hub
 
@@ -80,10 +83,11 @@ def download(repo: str, revision: str | None = None, local_files_only: bool = Fa
     token = options.get("token")
     if not local_files_only and _commit(repo, revision, token):
         files = _asked(repo, lambda: hub.HfApi(token=token).list_repo_files(repo, revision=revision))
-        weights = next((w for w in WEIGHTS if any(re.fullmatch(w, file) for file in files)), None)
+        inner = re.escape(f"{subfolder}/" if subfolder else "")
+        weights = next((w for w in WEIGHTS if any(re.fullmatch(inner + w, file) for file in files)), None)
         if weights is None:
             raise ValueError(f"{repo} holds no weights that barklite reads")
-        wanted = [file for file in files if re.fullmatch(f"{weights}|{REST}", file)]
+        wanted = [file for file in files if re.fullmatch(f"{inner}({weights}|{REST})", file)]
         return _asked(repo, lambda: snapshot(allow_patterns=wanted))
     return _asked(repo, lambda: snapshot(local_files_only=True), offline=True)
 
