@@ -431,9 +431,9 @@ def test_layouts(tiny, native, tmp_path):
 def test_tokenizers_by_layout(tmp_path):
     path = write(tmp_path / "bark")
     (path / "config.json").write_text('{"model_type": "barklite", "tokenizer": "bytes"}')
-    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer, Bytes)
+    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer.own, Bytes)
     (path / "config.json").write_text('{"model_type": "barklite", "tokenizer": "wordpiece"}')
-    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer, WordPiece)
+    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer.own, WordPiece)
     (path / "config.json").write_text('{"model_type": "barklite", "tokenizer": "sentencepiece"}')
     with pytest.raises(FileNotFoundError, match=r"no tokenizer\.model"):
         BarkProcessor.from_pretrained(path)

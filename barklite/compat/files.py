@@ -3,7 +3,8 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from barklite import config as own
@@ -13,10 +14,22 @@ from barklite.storage.hub import fetch_file, is_repo_id
 
 HUB_OPTIONS = ("revision", "local_files_only", "cache_dir", "force_download", "token", "subfolder")
 
+# What from_pretrained takes and does not need: how transformers reads files.
+IGNORED = (
+    "low_cpu_mem_usage", "use_safetensors", "trust_remote_code", "weights_only", "ignore_mismatched_sizes",
+    "proxies", "max_memory", "offload_folder", "offload_state_dict", "resume_download", "variant", "use_fast",
+)  # fmt: skip
+
 
 def hub_options(options: dict) -> dict:
     """Take out of `options` those that say where on the Hub, or how, a file is found."""
     return {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+
+
+def warn_of(what: str, ignored: Mapping) -> None:
+    """Warn the caller's caller of keywords that nothing reads."""
+    if names := sorted(ignored.keys() - {*IGNORED}):
+        warnings.warn(f"{what} does not read {', '.join(names)}", stacklevel=3)
 
 
 def locate(name: str | os.PathLike, file: str, **options) -> Path | None:

@@ -1,11 +1,11 @@
 """transformers' token models over barklite's: `forward` with its arguments and outputs, and `generate`."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from barklite.config import TokenConfig
 from barklite.models.gpt import Embedding
@@ -14,6 +14,7 @@ from barklite.voice import Voice
 
 from . import decoding
 from .configuration import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
+from .files import warn_of
 from .generation import (
     BarkCoarseGenerationConfig,
     BarkFineGenerationConfig,
@@ -70,24 +71,33 @@ class TokenModel(BarkPreTrainedModel):
 
     def _forward(self, x: Tensor, position_ids, mask, head_mask, wanted: tuple, cache=None) -> tuple:
         """Embeddings (B, T, D) -> the last hidden state; all of them, and the attention maps, or None."""
-        c, (B, T), device = self.config, x.shape[:2], x.device
+        c, (B, T), device, causal = self.config, x.shape[:2], x.device, False
         maps, states = (
             d if w is None else w
             for d, w in zip((c.output_attentions, c.output_hidden_states), wanted, strict=True)
         )
         past, S = (0, T) if cache is None else cache.sizes(T)
         mask = _allowed(mask, B, T, S, device)
-        causal = self.is_causal and mask is None and S == T > 1
-        if self.is_causal and not causal and (isinstance(past, Tensor) or T > 1 or past + T < S):
+        if self.is_causal and mask is None and S == T and T > 1:
+            causal = True  # by a branch: a traced comparison is no bool
+        elif self.is_causal and (isinstance(past, Tensor) or T > 1 or past + T < S):
             order = torch.arange(S, device=device) <= past + torch.arange(T, device=device)[:, None]
             mask = order if mask is None else order & mask
         report = Report(mask, [], _head_mask(head_mask, c.num_layers, c.num_heads, device))
         explicit = maps or head_mask is not None
         x = x + self.position_embeds_layer(_positions(position_ids, past, T, c.block_size, device))
         x = F.dropout(x, c.dropout, self.training)
-        hidden: list | None = [] if states else None
-        x = self._blocks(x, report if explicit else mask, causal, cache, hidden)
-        return x, hidden and tuple(hidden), tuple(report.maps) if maps else None
+        mask, hidden = report if explicit else mask, [x] if states else []
+        every, options = self.recompute if self.recompute and self.training else (0, {})
+        for layer, block in enumerate(self.layers):
+            if every and layer % every == 0:
+                x = recompute(block, x, mask, causal, None, layer, **options)
+            else:
+                x = block(x, mask, causal, cache, layer)
+            if states:
+                hidden.append(x)
+        x = self.layernorm_final(x)
+        return x, (*hidden[:-1], x) if states else None, tuple(report.maps) if maps else None
 
     def _returned(self, output, return_dict: bool | None):
         named = self.config.return_dict if return_dict is None else return_dict
@@ -153,13 +163,13 @@ class BarkCausalModel(TokenModel):
         None as a tuple. ValueError for neither or both inputs and for misshapen masks; IndexError for ids or
         positions that have no embedding. A keyword that nothing reads is warned of.
         """
-        _warn_of(kwargs)
+        warn_of("forward", kwargs)
         given = self._inputs(input_ids, inputs_embeds, input_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = past_key_values if cache is None else cache
         if isinstance(cache, (tuple, list)):
             cache = DynamicCache(cache)
-        if cache is None and use_cache and not (self.recompute is not None and self.training):
+        if cache is None and use_cache and not (self.recompute and self.training):
             cache = DynamicCache()
         with self._ready():
             x = self.input_embeds_layer(given) if given.ndim == 2 else given
@@ -283,7 +293,7 @@ class BarkFineModel(TokenModel):
         if c.tie_word_embeddings and c.input_vocab_size != c.output_vocab_size:
             raise ValueError("a fine model has one vocabulary size: its heads are its tables")
         self.tie_weights()
-        self.register_load_state_dict_post_hook(lambda module, keys: module.tie_weights())
+        self.register_load_state_dict_post_hook(BarkFineModel.tie_weights)
 
     def _tied(self) -> dict[str, str]:
         """Heads' names, and the tables' that they are."""
@@ -360,7 +370,7 @@ class BarkFineModel(TokenModel):
         T), this codebook's codes, for a loss; -100 for none. The rest as in `BarkCausalModel`. ValueError for
         codebook 0, which the coarse model predicts; IndexError for one that is not there.
         """
-        _warn_of(kwargs)
+        warn_of("forward", kwargs)
         given, c = self._inputs(input_ids, inputs_embeds, input_embeds), self.config
         if codebook_idx == 0:
             raise ValueError("codebook 0 is the coarse model's to predict; the fine model begins with 1")
@@ -435,11 +445,6 @@ def _loss(logits: Tensor, labels: Tensor, n: Tensor | int | None) -> Tensor:
 
 
 # --- what forward and generate are given --------------------------------------------------------------------
-
-
-def _warn_of(kwargs: Mapping) -> None:
-    if kwargs:
-        warnings.warn(f"forward does not read {', '.join(kwargs)}", stacklevel=4)
 
 
 def _positions(given: Tensor | None, past, T: int, size: int, device: torch.device) -> Tensor:

@@ -11,14 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint as recompute
 
 from barklite.storage import checkpoint, hub
 from barklite.storage import formats as layouts
 from weights_convert import check_tied, huggingface
 
 from .configuration import BarkConfig, from_barklite
-from .files import hub_options, saving
+from .files import IGNORED, hub_options, saving
 from .generation import BarkGenerationConfig
 
 BACKENDS = {
@@ -32,11 +31,6 @@ BACKENDS = {
         SDPBackend.MATH,  # where there is a mask, say
     ],
 }
-# What from_pretrained takes and does not need: how transformers reads files.
-IGNORED = (
-    "low_cpu_mem_usage", "use_safetensors", "trust_remote_code", "weights_only", "ignore_mismatched_sizes",
-    "proxies", "max_memory", "offload_folder", "offload_state_dict", "resume_download", "variant",
-)  # fmt: skip
 SAVING = ("safe_serialization", "max_shard_size", "save_function")  # save_pretrained's, not needed
 UPLOADING = ("repo_id", "token", "private", "revision", "commit_message", "create_pr")
 # In a state dict, but no parameters to transformers.
@@ -57,7 +51,7 @@ class BarkPreTrainedModel(nn.Module):
             kind = type(config).__name__
             raise ValueError(f"{type(self).__name__} is made of a {self.config_class.__name__}, not {kind}")
         self.config = config
-        self.recompute: dict | None = None  # with which options blocks are computed anew for gradients
+        self.recompute: tuple[int, dict] | None = None  # of how many blocks one, and how
         self._runs_on: torch.device | None = None  # while its weights wait on the CPU
         self.set_attn_implementation(config._attn_implementation)
 
@@ -103,21 +97,29 @@ class BarkPreTrainedModel(nn.Module):
     def _models(self) -> list["BarkPreTrainedModel"]:
         return [model for model in self.modules() if isinstance(model, BarkPreTrainedModel)]
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping | None = None) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping | None = None, every_n_layers: int = 1, **kwargs
+    ) -> None:
         """In training, keep no block's inner values for the gradients but compute them anew; and no cache.
 
-        gradient_checkpointing_kwargs: options of `torch.utils.checkpoint.checkpoint`.
+        activation_checkpointing_kwargs (gradient_checkpointing_kwargs): options of
+        `torch.utils.checkpoint.checkpoint`. every_n_layers: of so many blocks one.
         """
+        options = activation_checkpointing_kwargs or kwargs.get("gradient_checkpointing_kwargs") or {}
         for model in self._models():
-            model.recompute = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+            model.recompute = every_n_layers, {"use_reentrant": False, **options}
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         for model in self._models():
             model.recompute = None
 
     @property
-    def is_gradient_checkpointing(self) -> bool:
+    def is_activation_checkpointing(self) -> bool:
         return any(model.recompute is not None for model in self._models())
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+    gradient_checkpointing_disable = activation_checkpointing_disable
+    is_gradient_checkpointing = is_activation_checkpointing
 
     def enable_input_require_grads(self) -> None:
         """Give embeddings gradients: adapters on frozen weights need some to reach blocks computed anew."""
@@ -137,22 +139,6 @@ class BarkPreTrainedModel(nn.Module):
         """The same model with PyTorch's fused attention, which barklite uses anyway."""
         self.set_attn_implementation("sdpa")
         return self
-
-    def _blocks(
-        self, x: Tensor, mask, causal: bool = False, cache=None, states: list | None = None
-    ) -> Tensor:
-        """Embeddings (B, T, D) through all blocks and the last norm; `states` gets what enters each."""
-        for layer, block in enumerate(self.layers):
-            if states is not None:
-                states.append(x)
-            if self.recompute is not None and self.training:
-                x = recompute(block, x, mask, causal, None, layer, **self.recompute)
-            else:
-                x = block(x, mask, causal, cache, layer)
-        x = self.layernorm_final(x)
-        if states is not None:
-            states.append(x)
-        return x
 
     @contextlib.contextmanager
     def _ready(self, model: nn.Module | None = None) -> Iterator[None]:
