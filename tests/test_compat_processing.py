@@ -458,7 +458,7 @@ SCRIPT = """
 import json, sys, warnings
 loaded = set(sys.modules)
 from barklite.compat.processing import AutoProcessor
-from barklite.compat.configuration import AutoConfig, BarkConfig, BarkGenerationConfig
+from barklite.compat import AutoConfig, BarkConfig, BarkGenerationConfig
 assert not {"transformers", "huggingface_hub", "scipy"} & (set(sys.modules) - loaded)
 name = "suno/bark-small"
 said = []

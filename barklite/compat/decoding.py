@@ -120,7 +120,7 @@ class _Steps:
             mask = F.pad(self.mask, (0, S - self.mask.shape[1]), value=1)
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)
             given |= {"attention_mask": mask, "position_ids": positions[:, past:]}
-        reports = {name: self.s[f"output_{name}"] for name in ("attentions", "hidden_states")}
+        reports = {name: self.s[name] for name in ("output_attentions", "output_hidden_states")}
         out = self.model(**given, cache=self.cache, use_cache=use_cache, **reports, return_dict=True)
         self.cache = out.cache
         logits = out.logits[:, -1].float()

@@ -102,6 +102,15 @@ class Saved:
         content = self.to_diff_dict() if use_diff else self.to_dict()
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """Write `to_json_string`."""
+        write_text(Path(json_file_path), self.to_json_string(use_diff))
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike):
+        """From what `to_json_file` wrote."""
+        return cls(**read_json(Path(json_file)))
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,

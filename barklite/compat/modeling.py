@@ -77,7 +77,7 @@ class TokenModel(BarkPreTrainedModel):
             for d, w in zip((c.output_attentions, c.output_hidden_states), wanted, strict=True)
         )
         past, S = (0, T) if cache is None else cache.sizes(T)
-        mask = _allowed(mask, B, T, S, device)
+        mask = _allowed(mask, B, T, S, past, device)
         if self.is_causal and mask is None and S == T and T > 1:
             causal = True  # by a branch: a traced comparison is no bool
         elif self.is_causal and (isinstance(past, Tensor) or T > 1 or past + T < S):
@@ -462,15 +462,20 @@ def _positions(given: Tensor | None, past, T: int, size: int, device: torch.devi
     return given.reshape(-1, T).to(device)
 
 
-def _allowed(mask: Tensor | None, B: int, T: int, S: int, device: torch.device) -> Tensor | None:
-    """An attention mask as barklite's: bool, True where attention is allowed; None if it is everywhere."""
+def _allowed(mask: Tensor | None, B: int, T: int, S: int, past, device: torch.device) -> Tensor | None:
+    """An attention mask as barklite's: bool, True where attention is allowed; None if it is everywhere.
+
+    S keys, of which a cache of fixed size has some behind the T new ones.
+    """
     if mask is None:
         return None
-    mask = mask.to(device)
-    if mask.ndim == 2 and mask.shape[0] in (1, B) and mask.shape[1] in (T, S):
+    mask, fixed = mask.to(device), isinstance(past, Tensor) or past + T < S
+    if mask.ndim == 2 and mask.shape[0] in (1, B) and (mask.shape[1] in (T, S) or fixed):
         keep = mask != 0
-        if keep.shape[1] < S:  # of the new positions only: all that are in the cache count
-            keep = torch.cat((keep.new_ones(len(keep), S - T), keep), dim=1)
+        if fixed:
+            keep = F.pad(keep, (0, S - keep.shape[1]))
+        elif keep.shape[1] < S:  # of the new positions only: all that are in the cache count
+            keep = F.pad(keep, (S - T, 0), value=True)
         everywhere = not torch.compiler.is_compiling() and bool(keep.all())
         return None if everywhere else keep[:, None, None]
     if mask.ndim == 4 and mask.shape[-2] in (1, T) and mask.shape[-1] == S:
