@@ -661,7 +661,7 @@ def _(kit, tmp_path):
         assert kit.model()(**kit.args, nonsense=3).logits.shape == (B, T, V)
 
 
-@behaviour("ModelTesterMixin.test_eager_matches_sdpa_inference", theirs="Bark has no sdpa there")
+@behaviour("ModelTesterMixin.test_eager_matches_sdpa_inference")
 @torch.no_grad()
 def _(kit, tmp_path):
     outs = []

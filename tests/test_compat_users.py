@@ -1,7 +1,11 @@
 """What people do with transformers' Bark besides generating: adapters, trainers, offloading, copies."""
 
 import copy
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -9,6 +13,8 @@ import torch
 
 from barklite import Voice, compat
 from tests import builders
+from tests.compat_long import compare
+from tests.fakehub import FakeHub
 from tests.test_compat import (  # noqa: F401
     GIVEN,
     PARTS,
@@ -236,6 +242,12 @@ def test_a_server_calls_stage_by_stage(model, oracle, released):  # noqa: F811
 # --- smaller things -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_random_settings(model, oracle, seed):  # noqa: F811
+    """A few of those of `python -m tests.compat_long`."""
+    compare(seed, model, oracle)
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_keywords_that_nothing_reads(part):
     ours, _ = pair(part)
@@ -264,19 +276,36 @@ def test_caches_of_fixed_size(T):
         close(torch.cat(made, 1)[visible], expected[visible])
 
 
-def test_a_subfolder_of_a_repository(directory, tmp_path, monkeypatch):  # noqa: F811
-    import shutil
+SUBFOLDER = """
+import torch
+from barklite import compat
+model = compat.BarkCoarseModel.from_pretrained("me/bark", subfolder="inner")
+config = compat.AutoConfig.from_pretrained("me/bark", subfolder="inner")
+voices = dict(speaker_embeddings_dict_path=None)
+processor = compat.AutoProcessor.from_pretrained("me/bark", subfolder="inner", **voices)
+print(config.semantic_config.hidden_size, model(processor("Hello", max_length=5)["input_ids"]).logits.shape)
+"""
 
-    from barklite.storage import hub
 
-    shutil.copytree(directory, tmp_path / "snapshot" / "inner")
-    asked = []
-    monkeypatch.setattr(
-        hub, "download", lambda *args, **options: asked.append(options) or tmp_path / "snapshot"
-    )
-    coarse = compat.BarkCoarseModel.from_pretrained("me/bark", subfolder="inner")
-    assert asked == [{"subfolder": "inner"}]
-    assert coarse.config.hidden_size == 16
+def test_a_subfolder_of_a_repository(directory, tmp_path):  # noqa: F811
+    """Fetched alone, by a Hub on this machine."""
+    hub_folder = tmp_path / "hub"
+    shutil.copytree(directory, hub_folder / "inner")
+    for file in ("config.json", "pytorch_model.bin"):
+        (hub_folder / file).write_text("not this one")
+    hub = FakeHub("me/bark", hub_folder)
+    environment = dict(os.environ, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"))
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", SUBFOLDER], capture_output=True, text=True, env=environment, timeout=120
+        )
+    finally:
+        hub.close()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["16", "torch.Size([1,", "5,", "12096])"]
+    assert not [line for line in hub.log if line.endswith("main/pytorch_model.bin")]
 
 
 def test_what_moves_entries_moves_outputs():
