@@ -60,8 +60,8 @@ class BarkSelfAttention(Attention):
         p = attention_map(q, k, mask.allowed, causal).to(v.dtype)
         if mask.heads is not None:
             p = p * mask.heads[len(mask.maps), :, None, None].to(p)
-        mask.maps.append(p)
-        return F.dropout(p, dropout) @ v
+        mask.maps.append(F.dropout(p, dropout))
+        return mask.maps[-1] @ v
 
     # transformers keeps the causal mask among the weights.
 
