@@ -58,7 +58,7 @@ class BarkPreTrainedModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        hooks = (getattr(module, "_hf_hook", None) for module in self.modules())  # accelerate's
+        hooks = (module.__dict__.get("_hf_hook") for module in self.modules())  # accelerate's
         executing = (getattr(hook, "execution_device", None) for hook in hooks)
         device = self._runs_on or next((d for d in executing if d is not None), None)
         return next(self.parameters()).device if device is None else torch.device(device)
@@ -125,7 +125,7 @@ class BarkPreTrainedModel(nn.Module):
         """Give embeddings gradients: adapters on frozen weights need some to reach blocks computed anew."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
-                module.register_forward_hook(lambda module, given, made: made.requires_grad_())
+                module.register_forward_hook(_require_grad)
 
     def set_attn_implementation(self, name: str | None) -> None:
         """ "eager", "sdpa" or "flash_attention_2": which backends PyTorch's attention may choose from."""
@@ -256,6 +256,10 @@ class BarkPreTrainedModel(nn.Module):
 
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory, push_to_hub=True, repo_id=repo_id, **kwargs)
+
+
+def _require_grad(module: nn.Module, given: tuple, made: Tensor) -> None:
+    made.requires_grad_()
 
 
 def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
