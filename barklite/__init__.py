@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .config import BarkConfig, GenerationConfig, SamplingConfig
     from .voice import Voice, voices
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Bark", "BarkConfig", "Clip", "GenerationConfig", "Request", "SamplingConfig", "Voice", "voices"]
 
 _HOME = {"Bark": "bark", "Request": "bark", "Clip": "clip", "Voice": "voice", "voices": "voice"}

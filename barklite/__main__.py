@@ -7,9 +7,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
+from .command import Parser, given, open_streams, run, say
+from .config import LoadOptions, RunOptions
 
 DESCRIPTION = """Speak a text with Bark.
 
@@ -19,7 +22,8 @@ the same command again to go on after an interruption: rows done are skipped, th
 
 Other commands:
   barklite voices [LANGUAGE]      list the names of voices: the built-in model's and Suno's
-  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory"""
+  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory
+  barklite serve                  speak over HTTP, in the shape of OpenAI's speech endpoint"""
 
 NOTE = (
     "barklite: the built-in voice speaks, a small English model trained on synthetic speech "
@@ -31,31 +35,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command: exit status 0, 1 for an error, 2 for wrong usage, 130 if interrupted."""
     if arguments is None:  # this process is the command: what it began is to vanish when it is told to end
         arguments = sys.argv[1:]
+        open_streams()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command = {"voices": _voices, "convert": _convert}.get(arguments[0] if arguments else "")
-    try:
+    commands = {"voices": _voices, "convert": _convert, "serve": _serve}
+    command = commands.get(arguments[0] if arguments else "")
+
+    def act() -> int:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"barklite: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: say(f"barklite: {message}")
             return command(arguments[1:]) if command else _speak(arguments)
-    except KeyboardInterrupt:
-        print("barklite: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output left: nobody is there to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except MemoryError as error:
-        print(f"barklite: not enough memory {error}".rstrip(), file=sys.stderr)
-    except (ValueError, OSError, ImportError) as error:  # the last for an extra that is not installed
-        print(f"barklite: {_sentence(error)}", file=sys.stderr)
-    except RuntimeError as error:  # PyTorch's word for a device that is out of memory, among others
-        if "out of memory" not in str(error):
-            raise
-        print("barklite: the device is out of memory: try --offload or a smaller model", file=sys.stderr)
-    return 1
+
+    return run("barklite", act)
 
 
 def _speak(arguments: list[str]) -> int:
-    parser = _parser("barklite", DESCRIPTION)
+    parser = Parser("barklite", DESCRIPTION)
     parser.add_argument("text", nargs="?", help='what to say; "-" reads standard input')
     parser.add_argument(
         "-i", "--input", metavar="FILE", help="a text file of any length, spoken by sentences; or a .jsonl"
@@ -64,6 +58,8 @@ def _speak(arguments: list[str]) -> int:
         "-o", "--output", metavar="FILE", help="the WAV file (default: bark.wav); of a .jsonl, a directory"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw sound and tokens: a .png, .pdf, .svg or .jpg")
+    parser.add_argument("--report", metavar="FILE", help="a page to look into the clip: an .html")
+    parser.add_argument("--words", metavar="FILE", help="when each word is said: a .srt, .vtt or .json")
     parser.add_argument("--float", action="store_true", help="write 32-bit float samples, not 16-bit")
     parser.add_argument(
         "-f", "--force", action="store_true", help="replace files that exist; of a .jsonl, all its rows"
@@ -71,7 +67,7 @@ def _speak(arguments: list[str]) -> int:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no report; warnings only")
     parser.add_argument("--version", action="version", version=f"barklite {__version__}")
     _model_options(parser)
-    group = parser.add_argument_group("voice and sampling", "What is not given is as the model has it.")
+    group = parser.add_argument_group("voice and sampling", "The defaults are the model's own.")
     group.add_argument(
         "--voice", metavar="NAME", help="a name that `barklite voices` lists for the model, or an .npz file"
     )
@@ -80,47 +76,39 @@ def _speak(arguments: list[str]) -> int:
     group.add_argument("--rules", help="suno or transformers: whose tokens to reproduce")
     group.add_argument("--temperature", type=float, help="of the semantic and coarse stages (Suno's: 0.7)")
     group.add_argument("--fine-temperature", type=float, help="of the fine stage (Suno's: 0.5)")
-    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K most probable tokens")
     group.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the likeliest tokens that sum up to P"
+        "--top-p", type=float, metavar="P", help="draw from the most probable tokens, up to a sum of P"
     )
     group.add_argument(
-        "--min-eos-p", type=float, metavar="P", help="end when the end is this likely (Suno's: 0.2)"
+        "--min-eos-p", type=float, metavar="P", help="end when its probability reaches P (Suno's: 0.2)"
     )
     group.add_argument("--max-seconds", type=float, metavar="S", help="end after this much sound")
-    group.add_argument(
-        "--retries",
-        type=int,
-        default=0,
-        metavar="N",
-        help="try N other seeds when the length limit is reached",
-    )
-    group = parser.add_argument_group("long texts, and a corpus (-i FILE.jsonl)")
-    group.add_argument(
-        "--pause", type=float, default=0.25, metavar="S", help="seconds of silence between sentences"
-    )
-    group.add_argument("--batch-size", type=int, metavar="N", help="sentences or rows spoken at a time")
-    group.add_argument(
-        "--shard", metavar="I/N", help="speak part I of N of a corpus; parts may run at the same time"
-    )
+    names = "retries", "pause", "batch_size"
+    group = parser.add_options("retries, long texts and corpora", RunOptions, *names)
+    group.add_argument("--shard", metavar="I/N", help="speak part I of N of a corpus, beside the other parts")
     options = parser.parse_args(arguments)
     if (options.text is None) == (options.input is None):
         parser.error("give one thing to say: a text, - for standard input, or -i FILE")
-    if options.plot is not None and options.input is not None:
-        raise ValueError("--plot draws one clip, and -i FILE makes many: give the text itself")
+    for name, does in (("plot", "draws"), ("report", "shows")):
+        if getattr(options, name) is not None and options.input is not None:
+            raise ValueError(f"--{name} {does} one clip, and -i FILE makes many: give the text itself")
     if options.input is not None and options.input.endswith(".jsonl"):
+        if options.words is not None:
+            raise ValueError("--words is for a text: a .jsonl file becomes many WAVs")
         return _corpus(options)
     if options.shard is not None:
         raise ValueError("--shard is for a corpus: -i FILE.jsonl")
-    _check_numbers(options)
+    running = replace(given(options, RunOptions), progress=False if options.quiet else None)
     options.output = "bark.wav" if options.output is None else options.output
     if options.output == "-":
         raise ValueError("-o names a file: for standard output give /dev/stdout")
 
     text, long = _text(options)
-    outputs = [path for path in (options.output, options.save_voice, options.plot) if path is not None]
+    outputs = (options.output, options.save_voice, options.plot, options.report, options.words)
+    outputs = [path for path in outputs if path is not None]
     if len({os.path.realpath(path) for path in outputs}) < len(outputs):
-        raise ValueError("two of --output, --save-voice and --plot name the same file")
+        raise ValueError("two of --output, --save-voice, --plot, --report and --words name the same file")
     from . import clip, voice
     from .storage import atomic
     from .validation import check_text
@@ -130,6 +118,13 @@ def _speak(arguments: list[str]) -> int:
         voice.check_suffix(options.save_voice)
     if options.plot is not None:
         clip.plotting().format_of(options.plot)
+    if options.report is not None or options.words is not None:
+        from .analysis import report, subtitles
+
+        if options.report is not None:
+            report.check_suffix(options.report)
+        if options.words is not None:
+            subtitles.format_of(options.words)
     for path in outputs:
         atomic.check_writable(path)
         if os.path.isfile(path) and not options.force:
@@ -139,21 +134,13 @@ def _speak(arguments: list[str]) -> int:
     config_of = _generation(options)
     bark = _bark(options)
     config = config_of(bark.config.generation)
-    progress = False if options.quiet else None
+    arguments = text, options.voice, options.seed, config
     if long:
-        clips = bark.stream(
-            text,
-            options.voice,
-            options.seed,
-            config,
-            progress,
-            pause=options.pause,
-            batch_size=options.batch_size,
-            retries=options.retries,
-        )
+        names = "progress", "batch_size", "retries", "pause"
+        clips = bark.stream(*arguments, **{name: getattr(running, name) for name in names})
     else:
-        clips = [bark.generate(text, options.voice, options.seed, config, progress, options.retries)]
-    _write(options, clips)
+        clips = [bark.generate(*arguments, progress=running.progress, retries=running.retries)]
+    _write(options, clips, bark)
     return 0
 
 
@@ -163,7 +150,7 @@ def _corpus(options: argparse.Namespace) -> int:
         raise ValueError("a .jsonl file becomes many WAVs: name a directory with -o")
     if options.save_voice is not None:
         raise ValueError("--save-voice keeps the voice of one text, and a .jsonl file has many")
-    _check_numbers(options)
+    running = given(options, RunOptions)
     from .corpus import Shard, speak
 
     config_of = _generation(options)
@@ -171,12 +158,9 @@ def _corpus(options: argparse.Namespace) -> int:
 
     def generate_many(requests):
         bark = _bark(options)
-        yield from bark.generate_many(
-            requests,
-            batch_size=options.batch_size,
-            config=config_of(bark.config.generation),
-            retries=options.retries,
-        )
+        config = config_of(bark.config.generation)
+        run = dict(batch_size=running.batch_size, retries=running.retries)
+        yield from bark.generate_many(requests, config=config, **run)
 
     done = speak(
         generate_many,
@@ -198,16 +182,8 @@ def _corpus(options: argparse.Namespace) -> int:
             f"{done.clipped} had samples clipped to [-1, 1] (--float keeps them)" if done.clipped else "",
         ]
         made = f"{done.spoken} rows spoken, {done.seconds:.1f} s of sound"
-        print("; ".join([f"{options.output}: {made}", *filter(None, notes)]), file=sys.stderr)
+        say("; ".join([f"{options.output}: {made}", *filter(None, notes)]))
     return 1 if done.failed else 0
-
-
-def _check_numbers(options: argparse.Namespace) -> None:
-    for name, least in (("batch_size", 1), ("retries", 0)):
-        if (value := getattr(options, name)) is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be {least} or more")
-    if not 0 <= options.pause <= 3600:
-        raise ValueError(f"pause is {options.pause}; it must be a number of seconds")
 
 
 def _bark(options: argparse.Namespace):
@@ -215,15 +191,7 @@ def _bark(options: argparse.Namespace):
 
     from . import Bark
 
-    bark = Bark.from_pretrained(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        compile=options.compile,
-        quantize=options.quantize,
-        offload=options.offload,
-        revision=options.revision,
-    )
+    bark = Bark.from_pretrained(options.model, **vars(given(options, LoadOptions)))
     if options.model is None and not options.quiet:
         tqdm.write(NOTE, file=sys.stderr)  # above a bar, if there is one
     return bark
@@ -246,17 +214,15 @@ def _text(options: argparse.Namespace) -> tuple[str, bool]:
 
 def _generation(options: argparse.Namespace):
     """A function that puts the options' settings in place of a checkpoint's. ValueError for bad ones."""
-    from dataclasses import replace
-
     from .config import GenerationConfig
 
-    def given(**values) -> dict:
+    def chosen(**values) -> dict:
         return {name: value for name, value in values.items() if value is not None}
 
-    filters = given(top_k=options.top_k, top_p=options.top_p)
-    drawn = given(temperature=options.temperature) | filters
-    fine = given(temperature=options.fine_temperature)
-    rest = given(min_eos_p=options.min_eos_p, max_seconds=options.max_seconds, rules=options.rules)
+    filters = chosen(top_k=options.top_k, top_p=options.top_p)
+    drawn = chosen(temperature=options.temperature) | filters
+    fine = chosen(temperature=options.fine_temperature)
+    rest = chosen(min_eos_p=options.min_eos_p, max_seconds=options.max_seconds, rules=options.rules)
 
     def changed(config: GenerationConfig) -> GenerationConfig:
         return replace(
@@ -275,17 +241,25 @@ def _generation(options: argparse.Namespace):
     return changed
 
 
-def _write(options: argparse.Namespace, clips: Iterable) -> None:
-    """The joined sound, written while it is made; if asked plot and voice; a line that says what was made."""
+def _write(options: argparse.Namespace, clips: Iterable, bark) -> None:
+    """The joined sound, written while it is made; if asked plot, report, word times and voice; a line that
+    says what was made.
+    """
     from .clip import WavWriter
     from .storage import atomic
 
+    if options.words:
+        from .analysis.subtitles import Transcript
+
+        transcript = Transcript(bark, options.voice)
     first, voice, seconds, count, cut = None, None, {}, 0, 0
     with atomic.writing(options.output) as file:
         for clip in clips:
             if first is None:
                 first, writer = clip, WavWriter(file, clip.sample_rate, options.float)
             writer.write(clip.audio)
+            if options.words:
+                transcript.add(clip)
             if options.save_voice and voice is None:
                 with contextlib.suppress(ValueError):  # too short: the text goes on in that of a later clip
                     voice = clip.voice()
@@ -300,6 +274,12 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
         )
     if options.plot:
         first.plot(options.plot)
+    if options.words:
+        transcript.save(options.words)
+    if options.report:
+        from .inspect import look
+
+        look(bark, first, options.voice).report(options.report)
     if options.save_voice:  # after the sound, which a clip too short to be a voice must not cost
         (voice or first.voice()).save(options.save_voice)
     if not options.quiet:
@@ -308,11 +288,11 @@ def _write(options: argparse.Namespace, clips: Iterable) -> None:
         if first.first_audio is not None:
             note += f"; first sound after {first.first_audio:.1f} s"
         length = f"{writer.samples / first.sample_rate:.1f} s"
-        print(f"{options.output}: {length}, seed {first.seed}{note} ({spent})", file=sys.stderr)
+        say(f"{options.output}: {length}, seed {first.seed}{note} ({spent})")
 
 
 def _voices(arguments: list[str]) -> int:
-    parser = _parser(
+    parser = Parser(
         "barklite voices",
         "List the names for --voice, one a line. A line with # says which models have them.",
     )
@@ -337,7 +317,7 @@ def _voices(arguments: list[str]) -> int:
 
 
 def _convert(arguments: list[str]) -> int:
-    parser = _parser(
+    parser = Parser(
         "barklite convert", "Make a barklite checkpoint of a Hub id or a directory in any layout."
     )
     parser.add_argument("source", help="suno/bark, suno/bark-small, or a directory")
@@ -370,39 +350,21 @@ def _convert(arguments: list[str]) -> int:
     return 0
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "-m",
-        "--model",
-        metavar="NAME",
-        help="a Hub id (suno/bark-small) or a checkpoint directory (default: the small English one built in)",
-    )
-    group.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    group.add_argument("--device", help="cuda, mps or cpu (default: the first that is there)")
-    group.add_argument("--dtype", help="float32, float16 or bfloat16 (default: the checkpoint's)")
-    group.add_argument("--quantize", help="int8, or on the CPU int4: smaller weights, other tokens")
-    group.add_argument(
-        "--compile", action="store_true", help="compile the steps: slow the first time, then faster"
-    )
-    group.add_argument("--offload", action="store_true", help="keep one model at a time on the device")
+def _serve(arguments: list[str]) -> int:
+    from .serve import cli
+
+    parser = Parser("barklite serve", cli.DESCRIPTION)
+    _model_options(parser)
+    cli.add_options(parser)
+    options = parser.parse_args(arguments)
+    return cli.run(options, lambda: _bark(options))
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        name,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def _sentence(error: Exception) -> str:
-    """An error as one line; the operating system's with the file's name in front."""
-    if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{error.strerror[:1].lower()}{error.strerror[1:]}"
-    return " ".join(str(error).split())
+def _model_options(parser: Parser) -> None:
+    names = "device", "dtype", "quantize", "compile", "offload", "revision", "local_files_only"
+    group = parser.add_options("model", LoadOptions, *names)
+    kinds = "a Hub id (suno/bark-small) or a checkpoint directory (default: the small English one built in)"
+    group.add_argument("-m", "--model", metavar="NAME", help=kinds)
 
 
 if __name__ == "__main__":

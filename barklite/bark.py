@@ -1,15 +1,16 @@
-"""`Bark`: owns the four models, their device, dtype and offload. Texts in, Clips out."""
+"""`Bark`: holds the four models, their device and settings. Texts in, Clips out."""
 
 import contextlib
-import numbers
+import functools
 import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +19,24 @@ from torch import Tensor, nn
 from .analysis import score
 from .analysis.score import Scores
 from .clip import Clip
-from .config import BarkConfig, GenerationConfig
-from .decode import generate, sampling, stream
-from .decode.engine import PLAIN
-from .decode.pipeline import PREFIX_FRAMES, Bars, Job, Pipeline, decode_audio
-from .decode.slots import Slots, passes, through
+from .config import BarkConfig, GenerationConfig, LoadOptions, RunOptions
+from .decode import sampling, streaming
+from .decode.batch import PREFIX_FRAMES, run_stage, synthesize
+from .decode.engine import PLAIN, Engine
+from .decode.pipeline import Pipeline, ProgressBars, RequestState
+from .decode.stages import CoarseStage, FineStage, SemanticStage
 from .models.codec import Codec
 from .models.fine import FineGPT
 from .models.gpt import GPT
 from .speed import quantize as quantizing
 from .speed.compiled import check_compile, engine_for
-from .storage import checkpoint, hub
-from .storage import formats as layouts
+from .storage import checkpoint, formats, hub
 from .text import sentences
 from .text.tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
 from .validation import (
     Rows,
     check_text,
     free_memory,
-    is_seconds,
     mono,
     one_a_row,
     pick_device,
@@ -48,6 +48,8 @@ from .validation import (
 from .voice import Voice, known, unknown
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
+VoicesLike = VoiceLike | Sequence[VoiceLike]
+Seeds = Sequence[int | torch.Generator | None] | None
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,16 @@ class Bark:
     """Text to speech, music and sound effects. Make one with `from_pretrained` or `from_config`.
 
     `semantic`, `coarse`, `fine` and `codec` are plain modules, `tokenizer.encode(text)` gives ids before
-    Bark's offset, `config` is the BarkConfig. Axes: K codebooks, T frames. The docstrings have the numbers of
-    Suno's models (8 codebooks, 75 frames a second, 320 samples a frame); another model's are in `config`.
+    Bark's offset, `config` is the BarkConfig, `engine` computes the tokens. Axes: K codebooks, T frames. The
+    docstrings have the numbers of Suno's models (8 codebooks, 75 frames a second, 320 samples a frame);
+    another model's are in `config`.
     """
 
     semantic: GPT
     coarse: GPT
     fine: FineGPT
     codec: Codec
+    engine: Engine
 
     def __init__(
         self,
@@ -101,106 +105,75 @@ class Bark:
         self.offload = offload and self.device.type != "cpu"
         for name in checkpoint.MODELS:
             setattr(self, name, models[name].to("cpu" if self.offload else self.device))
-            if self.offload and self.device.type == "cuda":  # pages that stay where they are copy faster
+            if self.offload and self.device.type == "cuda":  # pinned memory copies faster
                 for tensor in (*models[name].parameters(), *models[name].buffers()):
                     tensor.data = tensor.data.pin_memory()
         self.engine = engine_for(self.semantic, self.coarse, self.device) if compile else PLAIN
-        self._checkpoint: layouts.Checkpoint | None = None
+        self._checkpoint: formats.Checkpoint | None = None
         self._voice_hub = partial(hub.fetch_voice, hub.VOICES_REPO, None)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | os.PathLike | None = None,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        compile: bool = False,
-        quantize: str | None = None,
-        offload: bool = False,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        encoder: bool = False,
-    ) -> "Bark":
+    def from_pretrained(cls, name_or_path: str | os.PathLike | None = None, **options: Any) -> "Bark":
         """Load a checkpoint.
 
         name_or_path: a Hub id ("suno/bark-small", "suno/bark"), or a directory in barklite's, Hugging Face's
             or Suno's layout. None is the model that comes with barklite: small, English, trained on synthetic
             speech; it needs no network.
-        device: None takes CUDA, else MPS, else the CPU.
-        dtype: of the three token models' weights. None keeps the file's; the built-in model becomes float32,
-            for its 16 bits only make it smaller to ship. The codec is float32 always, and on a CPU what is
-            computed between the products is too.
-        compile: on the CPU and on CUDA, make the steps ready now, for speed: seconds to a minute the first
-            time on a machine, less from then on. The CPU needs a C++ compiler (g++ or clang++) for it.
-        quantize: "int8" or, on the CPU, "int4": smaller weights of the token models, which change the tokens.
-        offload: keep the models on the CPU and move each to `device` for its stage.
-        revision, local_files_only: for a Hub id; nothing else is ever fetched.
-        encoder: load the codec's encoder too, for `encode`; it is converted with the rest when asked for.
+        options: those of `LoadOptions`: device, dtype, compile, quantize, offload, revision,
+            local_files_only, encoder.
 
         Raises FileNotFoundError or ValueError naming the file that is missing or wrong, OSError if the Hub
         cannot be reached.
         """
-        device, dtype = pick_device(device), pick_dtype(dtype)
-        check_compile(compile, device)
-        quantizing.check_format(quantize, device)
-        if revision is not None and (name_or_path is None or Path(name_or_path).is_dir()):
+        load = LoadOptions(**options)
+        device, dtype = _checked(load)
+        if load.revision is not None and (name_or_path is None or Path(name_or_path).is_dir()):
             raise ValueError("a revision belongs to a Hub id, and none is given")
         if name_or_path is None:
-            opened, repo = layouts.open_built_in(encoder), None
-            dtype = torch.float32 if dtype is None else dtype
+            opened, repo = formats.open_built_in(load.encoder), None
+            dtype = torch.float32 if dtype is None else dtype  # its 16 bits only make it smaller to ship
         else:
-            opened, repo = hub.find(os.fspath(name_or_path), revision, local_files_only, encoder)
-        place, models = "cpu" if offload or quantize else device, {}
+            opened, repo = hub.find(
+                os.fspath(name_or_path), load.revision, load.local_files_only, load.encoder
+            )
+        place, models = "cpu" if load.offload or load.quantize else device, {}
         for name in checkpoint.MODELS:
             wanted = torch.float32 if name == "codec" else dtype
             models[name] = checkpoint.load_model(opened, name, place, wanted)
             if name != "codec":
-                mapped = (
-                    opened.state(name) if quantize and device.type == "cpu" else {}
-                )  # nothing is read yet
-                quantizing.shrink(models[name], quantize, device, mapped.get("wte.weight"))
-        bark = cls(opened.config, opened.tokenizer, models, device, offload, compile)
+                mapped = opened.state(name) if load.quantize and device.type == "cpu" else {}
+                quantizing.shrink(models[name], load.quantize, device, mapped.get("wte.weight"))
+        bark = cls(opened.config, opened.tokenizer, models, device, load.offload, load.compile)
         bark._checkpoint = opened
-        source = (repo, revision) if repo else (hub.VOICES_REPO, None)
-        bark._voice_hub = partial(hub.fetch_voice, *source, local_files_only=local_files_only)
+        source = (repo, load.revision) if repo else (hub.VOICES_REPO, None)
+        bark._voice_hub = partial(hub.fetch_voice, *source, local_files_only=load.local_files_only)
         return bark
 
     @classmethod
     def from_config(
-        cls,
-        config: BarkConfig,
-        seed: int = 0,
-        *,
-        tokenizer: Tokenizer | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        compile: bool = False,
-        quantize: str | None = None,
-        offload: bool = False,
+        cls, config: BarkConfig, seed: int = 0, *, tokenizer: Tokenizer | None = None, **options: Any
     ) -> "Bark":
         """Random weights, for experiments: the same for the same config and seed. Needs no files.
 
-        tokenizer: None reads UTF-8 bytes, since there is no vocabulary. The rest as in `from_pretrained`.
+        tokenizer: None reads UTF-8 bytes, since there is no vocabulary. options: device, dtype, compile,
+        quantize, offload of `LoadOptions`.
         """
         if not isinstance(config, BarkConfig):
             raise ValueError("config must be a BarkConfig, for example BarkConfig.small()")
+        load = LoadOptions.of(options, "device", "dtype", "compile", "quantize", "offload")
         tokenizer = tokenizer or Bytes()
         kind = next((kind for kind, made in KINDS.items() if isinstance(tokenizer, made)), None)
         if kind is None:
-            raise ValueError(
-                f"tokenizer must be one of barklite.text.tokenizer's, not {type(tokenizer).__name__}"
-            )
-        device, dtype = pick_device(device), pick_dtype(dtype)
-        check_compile(compile, device)
-        quantizing.check_format(quantize, device)
+            given = type(tokenizer).__name__
+            raise ValueError(f"tokenizer must be one of barklite.text.tokenizer's, not {given}")
+        device, dtype = _checked(load)
         generator, models = sampling.generator(seed), {}
         for name in checkpoint.MODELS:
             models[name] = checkpoint.random_model(config, name, generator)
             if name != "codec":
                 models[name].to(dtype)
-                quantizing.shrink(models[name], quantize, device)
-        return cls(replace(config, tokenizer=kind), tokenizer, models, device, offload, compile)
+                quantizing.shrink(models[name], load.quantize, device)
+        return cls(replace(config, tokenizer=kind), tokenizer, models, device, load.offload, load.compile)
 
     def save_pretrained(self, directory: str | os.PathLike, *, force: bool = False) -> None:
         """Write barklite's own checkpoint directory, whole or not at all; `from_pretrained` reads it back bit
@@ -235,8 +208,7 @@ class Bark:
         voice: VoiceLike = None,
         seed: int | None = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
-        retries: int = 0,
+        **options: Any,
     ) -> Clip:
         """Speak one text.
 
@@ -244,63 +216,52 @@ class Bark:
             lets the model choose.
         seed: 0 to 2**32 - 1; None draws one, which the clip reports.
         config: None takes the checkpoint's.
-        progress: bars on stderr; None: only on a terminal.
-        retries: how often to try another seed if the text does not end within the length limit, or nothing is
-            said. The clip reports the seed that it has.
+        options: progress and retries of `RunOptions`.
 
-        ValueError, in words, for a text that is empty, not Unicode or over 256 tokens, and for a bad voice or
-        setting.
+        ValueError for a text that is empty, not Unicode or over 256 tokens, and for a bad voice or setting.
         """
         if not isinstance(text, str):
             raise ValueError(f"generate takes one text, not {type(text).__name__}; see generate_batch")
-        return self.generate_batch([text], [voice], [seed], config, progress, retries=retries)[0]
+        run, config = RunOptions.of(options, "progress", "retries"), self.settings(config)
+        state = self._state(0, Request(text, voice, seed), config, self.find_voice)
+        with self._pipeline(config, 1, run) as pipeline:
+            pipeline.submit(state)
+            while pipeline.busy:
+                pipeline.step()
+        return self._clips([state])[0]
 
     def generate_batch(
         self,
         texts: Sequence[str],
-        voices: VoiceLike | Sequence[VoiceLike] = None,
+        voices: VoicesLike = None,
         seeds: Sequence[int | None] | None = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
-        *,
-        batch_size: int | None = None,
-        retries: int = 0,
+        **options: Any,
     ) -> list[Clip]:
         """Speak several texts together, each with its own voice and seed; a clip does not depend on its
         neighbours.
 
-        voices: one for all, or a list with one (or None) a text. seeds: one a text. batch_size: see
-        `generate_many`. The rest as in `generate`.
+        voices: one for all, or a list with one (or None) a text. seeds: one a text. options: progress,
+        batch_size and retries of `RunOptions`. The rest as in `generate`.
         """
-        config = self._settings(config)
-        ids = self._ids(texts, config)
-        voices = self._voices(voices, len(ids))
-        seeds = one_a_row(seeds, len(ids), "seeds")
-        seeds = [sampling.new_seed() if seed is None else sampling.check_seed(seed) for seed in seeds]
-        jobs = [
-            Job(i, *row, sampling.generator(row[-1], self.device))
-            for i, row in enumerate(zip(texts, ids, voices, seeds, strict=True))
-        ]
-        size = min(self._batch_size(batch_size, config), max(1, len(jobs)))
-        with Bars(progress) as bars:
-            for job in self._pipeline(config, size, retries, bars).run(iter(jobs)):
-                if job.error is not None:
-                    raise job.error
-        for job in jobs:
-            if len(job.semantic) == 0:
-                warnings.warn(
-                    f"the model ended {shortened(job.text)} at once: try another seed", stacklevel=3
-                )
-        return [self._clip(job) for job in jobs]
+        run, config = RunOptions.of(options, "progress", "batch_size", "retries"), self.settings(config)
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise ValueError("texts must be a list of strings")
+        voices, seeds = self._voices(voices, len(texts)), one_a_row(seeds, len(texts), "seeds")
+        requests = [Request(*row) for row in zip(texts, voices, seeds, strict=True)]
+        states = [self._state(i, one, config, self.find_voice) for i, one in enumerate(requests)]
+        size = min(self.batch_size(run.batch_size, config), max(1, len(states)))
+        for state in self._pipeline(config, size, run).run(states):
+            if state.error is not None:
+                raise state.error
+        return self._clips(states)
 
     def generate_many(
         self,
         requests: Iterable[Request | str | Mapping],
         *,
-        batch_size: int | None = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
-        retries: int = 0,
+        **options: Any,
     ) -> Iterator[tuple[int, Clip | Exception]]:
         """Speak any number of texts: (index, Clip) of each as soon as it is ready, in no certain order.
 
@@ -308,106 +269,38 @@ class Bark:
             they are needed, so memory does not grow with their number. One that cannot be spoken gives
             (index, its ValueError or OSError), and the rest go on. Two batches are read before the first
             clip comes.
-        batch_size: how many are spoken at a time; as one ends, the next begins. None is 8 on a CPU, else 32,
-            or fewer where memory is short.
-        progress: a bar that counts clips. The rest as in `generate`.
+        options: progress (a bar that counts clips), batch_size and retries of `RunOptions`.
 
         A clip does not depend on the batch size and its neighbours (with weights of 16 bits or less as far as
         rounding goes, which can change tokens). Bad settings raise ValueError at once.
         """
         if isinstance(requests, (str, Request, Mapping)) or not isinstance(requests, Iterable):
             raise ValueError(f"requests must be an iterable of Request or str, not {type(requests).__name__}")
-        config = self._settings(config)
-        pipeline = self._pipeline(config, self._batch_size(batch_size, config), retries)
-        return self._many(requests, pipeline, config, progress)
+        run, config = RunOptions.of(options, "progress", "batch_size", "retries"), self.settings(config)
+        size = self.batch_size(run.batch_size, config)
+        return self._many(requests, self._pipeline(config, size, replace(run, progress=False)), config, run)
 
-    def _many(self, requests, pipeline: Pipeline, config, progress) -> Iterator[tuple[int, Clip | Exception]]:
+    def _many(self, requests, pipeline: Pipeline, config, run) -> Iterator[tuple[int, Clip | Exception]]:
         from tqdm import tqdm
 
-        total = len(requests) if isinstance(requests, Sized) else None
-        voices: dict[str, Voice | None] = {}  # of this call, by name
+        cached = functools.lru_cache(64)(self.find_voice)  # by name or path
 
-        def jobs() -> Iterator[Job]:
+        def find(voice: VoiceLike) -> Voice | None:
+            return cached(voice) if isinstance(voice, (str, os.PathLike)) else self.find_voice(voice)
+
+        def states() -> Iterator[RequestState]:
             for i, request in enumerate(requests):
-                yield self._job(i, request, config, voices)
+                try:
+                    yield self._state(i, Request.of(request), config, find)
+                except (ValueError, OSError) as error:
+                    yield RequestState(i, "", error=error)
 
-        hidden = None if progress is None else not progress
+        total = len(requests) if isinstance(requests, Sized) else None
+        hidden = None if run.progress is None else not run.progress
         with tqdm(total=total, desc="clips", leave=False, disable=hidden, smoothing=0) as bar:
-            for job in pipeline.run(jobs()):
+            for state in pipeline.run(states()):
                 bar.update()
-                yield job.index, self._clip(job) if job.error is None else job.error
-
-    def _job(self, index: int, request: Request, config: GenerationConfig, voices: dict) -> Job:
-        """A request, checked; what is wrong with it is the job's error."""
-        try:
-            request = Request.of(request)
-            (ids,) = self._ids([request.text], config)
-            seed = sampling.new_seed() if request.seed is None else sampling.check_seed(request.seed)
-            voice = request.voice
-            if isinstance(voice, (str, os.PathLike)):
-                name = os.fsdecode(voice)
-                if name not in voices:
-                    if len(voices) >= 64:
-                        voices.pop(next(iter(voices)))
-                    voices[name] = self._voice(voice)
-                voice = voices[name]
-            else:
-                voice = self._voice(voice)
-            return Job(index, request.text, ids, voice, seed, sampling.generator(seed, self.device))
-        except (ValueError, OSError) as error:
-            return Job(index, getattr(request, "text", ""), error=error)
-
-    def _batch_size(self, given: int | None, config: GenerationConfig) -> int:
-        """Rows at a time. None is as many as are worth it and as memory, half of what is free, holds."""
-        if given is None:
-            most = 8 if self.device.type == "cpu" else 32
-            free = free_memory(self.device)
-            if free is None:
-                return most
-            t = self.config.tokens
-            lengths = generate.semantic_length(config, t), generate.coarse_length(config, t)
-            models = self.semantic, self.coarse
-            row = sum(map(self.engine.row_bytes, models, lengths))
-            return max(1, min(most, free // 2 // row))
-        if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 1:
-            raise ValueError(f"batch_size is {given!r}; it must be a whole number from 1 on")
-        return int(given)
-
-    def _pipeline(
-        self, config, size: int, retries: int, bars: Bars | None = None, sound: bool = True, stack=None
-    ) -> Pipeline:
-        if not isinstance(retries, numbers.Integral) or isinstance(retries, bool) or retries < 0:
-            raise ValueError(f"retries is {retries!r}; it must be a whole number from 0 on")
-        if stack is None:  # clips that wait for each other, where passes with few rows waste a device
-            stack = 1 if self.device.type == "cpu" else size if self.offload else max(1, size // 4)
-        return Pipeline(
-            self._resident,
-            self.engine,
-            config,
-            self.config.tokens,
-            size,
-            stack=stack,
-            in_turn=self.offload,
-            retries=int(retries),
-            bars=bars,
-            sound=sound,
-        )
-
-    def _clip(self, job: Job, silence: np.ndarray | None = None, since: float | None = None) -> Clip:
-        audio = np.zeros(0, np.float32) if job.audio is None else job.audio.numpy()
-        return Clip(
-            audio=audio if silence is None else np.concatenate((audio, silence)),
-            sample_rate=self.config.codec.sample_rate,
-            semantic=job.semantic.cpu().numpy(),
-            codes=job.codes.cpu().numpy(),
-            text=job.text,
-            seed=job.seed,
-            finish_reason=job.finish_reason,
-            timings=job.timings,
-            first_audio=None if since is None else time.perf_counter() - since,
-            eos_p=np.array(job.eos_p, dtype=np.float32),
-            tokens=self.config.tokens,
-        )
+                yield state.index, self._clip(state) if state.error is None else state.error
 
     def stream(
         self,
@@ -415,31 +308,26 @@ class Bark:
         voice: VoiceLike = None,
         seed: int | None = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
-        *,
-        pause: float = 0.25,
-        batch_size: int | None = None,
-        retries: int = 0,
+        **options: Any,
     ) -> Iterator[Clip]:
         """Speak a text of any length: a Clip a sentence, in their order, each as soon as it is ready.
 
         voice: None keeps the first clip's own throughout.
         seed: of the first sentence; sentence i has seed + i.
-        pause: seconds of silence at the end of every clip but the last: joined, their audio is the whole.
-        batch_size: sentences spoken at a time after the first, which is spoken alone, to be heard soon. The
-            rest as in `generate` and `generate_many`.
+        options: progress, batch_size, retries and pause of `RunOptions`. The first sentence is spoken alone,
+            to be heard soon. A pause ends every clip but the last: joined, their audio is the whole.
 
         A clip's `first_audio` is how long after the first was asked for it was ready. Bad input raises
         ValueError here and now, not at the first clip.
         """
-        silence = self._silence(pause)
-        spoken = self._sentences(text, voice, seed, config, progress, batch_size, retries)
-        return self._clips(spoken, silence)
+        run = RunOptions.of(options, "progress", "batch_size", "retries", "pause")
+        silence = self._silence(run.pause)
+        return self._stream(self._sentences(text, voice, seed, config, run), silence)
 
-    def _clips(self, spoken, silence: np.ndarray) -> Iterator[Clip]:
+    def _stream(self, spoken, silence: np.ndarray) -> Iterator[Clip]:
         since = time.perf_counter()
-        for job, more in spoken:
-            yield self._clip(job, silence if more else None, since)
+        for state, more in spoken:
+            yield self._clip(state, silence if more else None, since)
 
     def stream_audio(
         self,
@@ -447,41 +335,37 @@ class Bark:
         voice: VoiceLike = None,
         seed: int | None = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
-        *,
-        pause: float = 0.25,
-        piece: float = 0.5,
-        batch_size: int | None = None,
-        retries: int = 0,
+        **options: Any,
     ) -> Iterator[np.ndarray]:
-        """The sound of `stream` in pieces of `piece` seconds, float32 (n,), decoded one by one.
+        """The audio of `stream` in pieces, float32 (n,), which the codec makes one by one.
 
-        Joined, they are what `stream` gives, to rounding. The arguments are those of `stream`.
+        Joined, they are what `stream` gives, to rounding. The arguments are those of `stream`, and
+        `RunOptions.piece`.
         """
-        silence, codec = self._silence(pause), self.config.codec
-        if not is_seconds(piece) or piece == 0:
-            raise ValueError(f"piece is {piece!r}; it must be a number of seconds")
-        frames = max(PREFIX_FRAMES, round(piece * codec.sample_rate / codec.hop))
-        spoken = self._sentences(text, voice, seed, config, progress, batch_size, retries, sound=False)
-        return self._pieces(spoken, frames, silence)
+        run, codec = RunOptions.of(options), self.config.codec
+        silence = self._silence(run.pause)
+        if run.piece == 0:
+            raise ValueError("piece is 0; it must be a number of seconds")
+        frames = max(PREFIX_FRAMES, round(run.piece * codec.sample_rate / codec.hop))
+        return self._pieces(self._sentences(text, voice, seed, config, run, audio=False), frames, silence)
 
     def _pieces(self, spoken, frames: int, silence: np.ndarray) -> Iterator[np.ndarray]:
-        for job, more in spoken:
-            pieces = stream.decode_in_pieces(self.codec, job.codes, frames)
+        for state, more in spoken:
+            pieces = streaming.decode_in_pieces(self.codec, state.codes, frames)
             while True:
                 with self._resident("codec"):  # not while the caller plays
-                    sound = next(pieces, None)
-                if sound is None:
+                    audio = next(pieces, None)
+                if audio is None:
                     break
-                yield sound.float().cpu().numpy()
+                yield audio.float().cpu().numpy()
             if more and len(silence):
                 yield silence
 
     def _sentences(
-        self, text, voice, seed, config, progress, batch_size, retries, sound: bool = True
-    ) -> Iterator[tuple[Job, bool]]:
-        """Jobs that are done, a sentence each, and whether more follow. Bad input raises now."""
-        config, voice = self._settings(config), self._voice(voice)
+        self, text, voice, seed, config, run: RunOptions, audio: bool = True
+    ) -> Iterator[tuple[RequestState, bool]]:
+        """Finished states, a sentence each, and whether more follow. Bad input raises now."""
+        config, voice = self.settings(config), self.find_voice(voice)
         check_text(text)
         seed = sampling.new_seed() if seed is None else sampling.check_seed(seed)
         limit = self.config.tokens.n_text
@@ -492,104 +376,168 @@ class Bark:
         if any(len(ids) > limit for _, ids in pieces):
             raise ValueError(f"a single character of the text has more than {limit} tokens")
 
-        def job(i: int, voice: Voice | None) -> Job:
+        def start(i: int, voice: Voice | None) -> RequestState:
             own = (seed + i) % (sampling.MAX_SEED + 1)
-            return Job(i, *pieces[i], voice, own, sampling.generator(own, self.device))
+            return RequestState(i, *pieces[i], voice, own, sampling.generator(own, self.device))
 
-        size = min(self._batch_size(batch_size, config), len(pieces))
-        alone, rest = (self._pipeline(config, n, retries, sound=sound, stack=1) for n in (1, size))
-        in_order = stream.in_order(alone, rest, job, len(pieces), voice, lambda job: self._clip(job).voice())
-        return stream.counted(in_order, [len(piece) for piece, _ in pieces], progress)
+        size = min(self.batch_size(run.batch_size, config), len(pieces))
+        quiet = replace(run, progress=False)
+        alone, rest = (self._pipeline(config, n, quiet, audio, fine_batch_size=1) for n in (1, size))
+        spoken = streaming.in_order(
+            alone, rest, start, len(pieces), voice, lambda state: self._clip(state).voice()
+        )
+        return streaming.with_progress(spoken, [len(piece) for piece, _ in pieces], run.progress)
 
     def _silence(self, seconds: float) -> np.ndarray:
-        if not is_seconds(seconds):
-            raise ValueError(f"pause is {seconds!r}; it must be a number of seconds")
         return np.zeros(round(seconds * self.config.codec.sample_rate), dtype=np.float32)
+
+    # --- requests -------------------------------------------------------------------------------------------
+
+    def _state(self, index: int, request: Request, config: GenerationConfig, find) -> RequestState:
+        """A request, checked. find: gives the Voice of a voice-like."""
+        ids = self.token_ids(request.text, config)
+        seed = sampling.new_seed() if request.seed is None else sampling.check_seed(request.seed)
+        generator = sampling.generator(seed, self.device)
+        return RequestState(index, request.text, ids, find(request.voice), seed, generator)
+
+    def _clips(self, states: Sequence[RequestState]) -> list[Clip]:
+        """Clips of finished requests; the first error is raised."""
+        for state in states:
+            if state.error is not None:
+                raise state.error
+            if len(state.semantic) == 0:
+                warnings.warn(
+                    f"the model ended {shortened(state.text)} at once: try another seed", stacklevel=3
+                )
+        return [self._clip(state) for state in states]
+
+    def _clip(
+        self, state: RequestState, silence: np.ndarray | None = None, since: float | None = None
+    ) -> Clip:
+        audio = np.zeros(0, np.float32) if state.audio is None else state.audio.numpy()
+        return Clip(
+            audio=audio if silence is None else np.concatenate((audio, silence)),
+            sample_rate=self.config.codec.sample_rate,
+            semantic=state.semantic.cpu().numpy(),
+            codes=state.codes.cpu().numpy(),
+            text=state.text,
+            seed=state.seed,
+            finish_reason=state.finish_reason,
+            timings=state.timings,
+            first_audio=None if since is None else time.perf_counter() - since,
+            eos_p=np.array(state.eos_p, dtype=np.float32),
+            tokens=self.config.tokens,
+        )
+
+    def batch_size(self, given: int | None = None, config: GenerationConfig | None = None) -> int:
+        """Rows at a time. None is 8 on a CPU, else 32, or as many as half of the free memory holds."""
+        if given is not None:
+            return given
+        most, free = 8 if self.device.type == "cpu" else 32, free_memory(self.device)
+        if free is None:
+            return most
+        config, t = self.settings(config), self.config.tokens
+        stages = SemanticStage(self.semantic, config, t), CoarseStage(self.coarse, config, t)
+        row = sum(self.engine.cache_bytes(stage.model, stage.max_length) for stage in stages)
+        return max(1, min(most, free // 2 // row))
+
+    def _pipeline(
+        self,
+        config: GenerationConfig,
+        size: int,
+        run: RunOptions,
+        audio: bool = True,
+        fine_batch_size: int | None = None,
+    ) -> Pipeline:
+        if fine_batch_size is None:  # clips that wait for each other, where small batches waste a device
+            on_cpu = self.device.type == "cpu"
+            fine_batch_size = 1 if on_cpu else size if self.offload else max(1, size // 4)
+        return Pipeline(
+            self._resident,
+            self.engine,
+            config,
+            self.config.tokens,
+            size,
+            fine_batch_size=fine_batch_size,
+            stage_major=self.offload,
+            retries=run.retries,
+            bars=ProgressBars(run.progress),
+            audio=audio,
+        )
 
     # --- the stages -----------------------------------------------------------------------------------------
 
     def text_to_semantic(
         self,
         texts: Sequence[str],
-        voices: VoiceLike | Sequence[VoiceLike] = None,
-        seeds: Sequence[int | torch.Generator | None] | None = None,
+        voices: VoicesLike = None,
+        seeds: Seeds = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
+        **options: Any,
     ) -> list[Tensor]:
         """Texts -> semantic tokens, a list of int64 (N_i,) on the model's device, 49.9 a second (spec 4.1).
 
         voices, seeds: one a row. A seed may be a torch.Generator, whose noise is then continued: hand the
-        same generators to the three stages and they give what `generate` gives.
+        same generators to the three stages and they give what `generate` gives. options: progress and
+        batch_size of `RunOptions`.
         """
-        config, t = self._settings(config), self.config.tokens
-        ids = self._ids(texts, config)
-        voices, generators = self._each(voices, seeds, len(ids))
-        rows = zip(ids, voices, strict=True)
-        made = self._decoded(
-            "semantic",
-            lambda model: (generate.semantic_row(model, *row, config, t) for row in rows),
-            generators,
-            generate.semantic_length(config, t),
-            config.semantic_limit(t) * len(ids),
-            config,
-            progress,
-        )
-        return [tokens for tokens, *_ in made]
+        config = self.settings(config)
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise ValueError("texts must be a list of strings")
+        ids = [self.token_ids(text, config) for text in texts]
+        made = self._run_stage(SemanticStage, ids, voices, seeds, config, options)
+        return [tokens for tokens, _ in made]
 
     def semantic_to_coarse(
         self,
         rows: Rows,
-        voices: VoiceLike | Sequence[VoiceLike] = None,
-        seeds: Sequence[int | torch.Generator | None] | None = None,
+        voices: VoicesLike = None,
+        seeds: Seeds = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
+        **options: Any,
     ) -> list[Tensor]:
-        """Semantic tokens (N_i,) -> codes of the first two codebooks, a list of int64 (2, T_i) (spec 4.2)."""
-        config, t = self._settings(config), self.config.tokens
-        rows = token_rows(rows, "semantic row", None, t.semantic_vocab_size, self.device)
-        voices, generators = self._each(voices, seeds, len(rows))
-        given = zip(rows, voices, strict=True)
-        made = self._decoded(
-            "coarse",
-            lambda model: (generate.coarse_row(model, *row, config, t) for row in given),
-            generators,
-            generate.coarse_length(config, t),
-            sum(t.coarse_steps(len(row)) for row in rows),
-            config,
-            progress,
-        )
-        return [generate.coarse_codes(ids, t) for ids in made]
+        """Semantic tokens (N_i,) -> codes of the first two codebooks, a list of int64 (2, T_i) (spec 4.2).
+
+        The rest as in `text_to_semantic`.
+        """
+        rows = token_rows(rows, "semantic row", None, self.config.tokens.semantic_vocab_size, self.device)
+        return self._run_stage(CoarseStage, rows, voices, seeds, self.settings(config), options)
 
     def coarse_to_fine(
         self,
         rows: Rows,
-        voices: VoiceLike | Sequence[VoiceLike] = None,
-        seeds: Sequence[int | torch.Generator | None] | None = None,
+        voices: VoicesLike = None,
+        seeds: Seeds = None,
         config: GenerationConfig | None = None,
-        progress: bool | None = False,
+        **options: Any,
     ) -> list[Tensor]:
-        """Codes of the first k codebooks (k, T_i), k < 8, usually 2 -> all, int64 (8, T_i) (spec 4.3)."""
-        config, t = self._settings(config), self.config.tokens
+        """Codes of the first k codebooks (k, T_i), k < 8, usually 2 -> all, int64 (8, T_i) (spec 4.3).
+
+        The rest as in `text_to_semantic`.
+        """
+        t = self.config.tokens
         rows = token_rows(rows, "coarse row", range(1, t.n_codebooks), t.codebook_size, self.device)
-        voices, generators = self._each(voices, seeds, len(rows))
-        given, size, made = (
-            list(zip(rows, voices, generators, strict=True)),
-            self._batch_size(None, config),
-            [],
-        )
-        with Bars(progress) as bars, self._resident("fine") as model:
-            bars.expect("fine", sum(generate.fine_passes(row, voice, t) for row, voice, _ in given))
-            for i in range(0, len(given), size):
-                some = [generate.fine_row(model, *row, config, t) for row in given[i : i + size]]
-                made += passes(model, some, t, self.engine, lambda n: bars.tick("fine", n))
-        return [done.get() for done in made]
+        return self._run_stage(FineStage, rows, voices, seeds, self.settings(config), options)
+
+    @torch.no_grad()
+    def _run_stage(self, kind: type, rows: Sequence, voices, seeds, config, options: Mapping) -> list:
+        """What a stage makes of rows of any length, each with its own voice and noise."""
+        run, n = RunOptions.of(options, "progress", "batch_size"), len(rows)
+        voices, generators = self._voices(voices, n), self._generators(one_a_row(seeds, n, "seeds"))
+        size = min(self.batch_size(run.batch_size, config), max(1, n))
+        with ProgressBars(run.progress) as bars, self._resident(kind.name) as model:
+            stage = kind(model, config, self.config.tokens)
+            bars.expect(kind.name, sum(map(stage.work, rows, voices)))
+            report = partial(bars.update, kind.name)
+            given = list(zip(rows, voices, generators, strict=True))
+            return [stage.result(one) for one in run_stage(stage, given, size, self.engine, report)]
 
     def decode(self, rows: Rows) -> list[Tensor]:
         """Codes (k, T_i) of the first k codebooks -> audio at 24 kHz, a list of float32 (320 T_i,)."""
         t = self.config.tokens
         rows = token_rows(rows, "codes row", range(1, t.n_codebooks + 1), t.codebook_size, self.device)
         with self._resident("codec") as codec:
-            return decode_audio(codec, rows, self.engine)
+            return synthesize(codec, rows, self.engine)
 
     @torch.no_grad()
     def encode(
@@ -606,11 +554,8 @@ class Bark:
         sound = mono(audio, sample_rate, self.config.codec.sample_rate)
         with self._resident("codec") as codec:
             weight = codec.codebooks
-            return codec.encode(sound.to(weight.device, weight.dtype)[None], self.config.tokens.n_codebooks)[
-                0
-            ]
-
-    # --- tokens to probabilities ----------------------------------------------------------------------------
+            given = sound.to(weight.device, weight.dtype)[None]
+            return codec.encode(given, self.config.tokens.n_codebooks)[0]
 
     @torch.no_grad()
     def score(
@@ -631,46 +576,16 @@ class Bark:
         """
         if isinstance(clip, Clip):
             clip, text = (clip.semantic, clip.codes), clip.text if text is None else text
-        config, t, voice = self._settings(config), self.config.tokens, self._voice(voice)
+        config, voice = self.settings(config), self.find_voice(voice)
         semantic, codes = tokens_to_score(clip, self.config, self.device)
         if semantic is not None and text is None:
             raise ValueError("the text is missing: semantic tokens are scored for one")
-        scores: dict = dict.fromkeys(("semantic", "eos", "coarse", "fine"))
-        if semantic is not None:
-            (ids,) = self._ids([text], config)
-            with self._resident("semantic") as model:
-                scores["semantic"], eos = score.score_semantic(model, semantic, ids, voice, config, t)
-            scores["eos"] = None if eos is None else float(eos)
-            if codes is not None:
-                with self._resident("coarse") as model:
-                    coarse = codes[: t.n_coarse]
-                    scores["coarse"] = score.score_coarse(model, coarse, semantic, voice, config, t)
-        if codes is not None and len(codes) == t.n_codebooks:
-            with self._resident("fine") as model:
-                scores["fine"] = score.score_fine(model, codes, voice, config, t)
-        numpy = {name: one.cpu().numpy() for name, one in scores.items() if isinstance(one, Tensor)}
-        return Scores(**(scores | numpy))
-
-    def _decoded(
-        self, name: str, coroutines: Callable, generators, length: int, total: int, config, progress
-    ) -> list:
-        """What the rows' coroutines return; together they go through the stage `name`."""
-        results = [None] * len(generators)
-        size = min(self._batch_size(None, config), max(1, len(generators)))
-        with Bars(progress) as bars, self._resident(name) as model:
-            bars.expect(name, total)
-            slots = Slots(name, model, size, length, self.engine, lambda n: bars.tick(name, n))
-            try:
-                rows = zip(range(len(results)), coroutines(model), generators, strict=True)
-                for done in through(slots, rows):
-                    results[done.key] = done.get()
-            finally:
-                slots.close()
-        return results
+        ids = None if semantic is None else self.token_ids(text, config)
+        return score.score(self._resident, ids, semantic, codes, voice, config, self.config.tokens)
 
     @contextlib.contextmanager
     def _resident(self, name: str) -> Iterator[nn.Module]:
-        """A stage's model on the device. With offload its weights stay on the CPU: a copy comes and goes."""
+        """A model, on the device inside a `with` statement. With offload its weights are copied there."""
         model = getattr(self, name)
         if not self.offload:
             yield model
@@ -684,9 +599,10 @@ class Bark:
             for tensor, data in kept:
                 tensor.data = data
 
-    # --- what callers give, checked -------------------------------------------------------------------------
+    # --- checked input --------------------------------------------------------------------------------------
 
-    def _settings(self, config: GenerationConfig | None) -> GenerationConfig:
+    def settings(self, config: GenerationConfig | None = None) -> GenerationConfig:
+        """`config`, or the checkpoint's own, fitted to these models; ValueError if they cannot do it."""
         config = self.config.generation if config is None else config
         if not isinstance(config, GenerationConfig):
             raise ValueError(f"config must be a GenerationConfig, not {type(config).__name__}")
@@ -697,41 +613,36 @@ class Bark:
             text = re.sub(r"\s+", " ", text).strip()  # transformers leaves white space to the tokenizer (D1)
         return self.tokenizer.encode(text)
 
-    def _ids(self, texts: Sequence[str], config: GenerationConfig) -> list[list[int]]:
-        """Ids of each text, at most n_text; ValueError for a text that cannot be spoken."""
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise ValueError("texts must be a list of strings")
-        limit, rows = self.config.tokens.n_text, []
-        for text in texts:
-            check_text(text)
-            ids = self._encode(text, config)
-            if not ids:
-                raise ValueError(f"the text {shortened(text)} is empty to this model: it reads no word in it")
-            if len(ids) > limit and not config.truncate:
-                raise ValueError(
-                    f"the text {shortened(text)} has {len(ids)} tokens, and the model reads {limit}: "
-                    "use stream(), which splits it into sentences (on the command line: -i FILE), "
-                    "or GenerationConfig(truncate=True)"
-                )
-            if len(ids) > limit:
-                lost = round((len(ids) - limit) / len(ids) * 100, 1)
-                warnings.warn(
-                    f"the text {shortened(text)} is too long: its last {lost} % are cut", stacklevel=4
-                )
-            rows.append(ids[:limit])
-        return rows
+    def token_ids(self, text: str, config: GenerationConfig | None = None) -> list[int]:
+        """Tokenizer ids of a text, at most n_text; ValueError for a text that cannot be spoken."""
+        config = self.settings(config)
+        check_text(text)
+        ids, limit = self._encode(text, config), self.config.tokens.n_text
+        if not ids:
+            raise ValueError(f"the text {shortened(text)} is empty to this model: it reads no word in it")
+        if len(ids) > limit and not config.truncate:
+            raise ValueError(
+                f"the text {shortened(text)} has {len(ids)} tokens, and the model reads {limit}: "
+                "use stream(), which splits it into sentences (on the command line: -i FILE), "
+                "or GenerationConfig(truncate=True)"
+            )
+        if len(ids) > limit:
+            lost = round((len(ids) - limit) / len(ids) * 100, 1)
+            warnings.warn(f"the text {shortened(text)} is too long: its last {lost} % are cut", stacklevel=4)
+        return ids[:limit]
 
-    def _voices(self, given: VoiceLike | Sequence[VoiceLike], n: int) -> list[Voice | None]:
+    def _voices(self, given: VoicesLike, n: int) -> list[Voice | None]:
         if given is None or isinstance(given, (Voice, str, os.PathLike, Mapping)):
-            return [self._voice(given)] * n
-        return [self._voice(voice) for voice in one_a_row(given, n, "voices")]
+            return [self.find_voice(given)] * n
+        return [self.find_voice(voice) for voice in one_a_row(given, n, "voices")]
 
-    def _voice(self, voice: VoiceLike) -> Voice | None:
+    def find_voice(self, voice: VoiceLike) -> Voice | None:
+        """The Voice that a name, a path or arrays stand for, checked against this model; None stays None."""
         tokens = self.config.tokens
         if voice is None:
             return None
         if isinstance(voice, Voice):
-            return replace(voice, tokens=tokens)  # checked against this model
+            return voice if voice.tokens == tokens else replace(voice, tokens=tokens)
         if isinstance(voice, Mapping):
             return Voice.from_arrays(voice, tokens=tokens)
         if not isinstance(voice, (str, os.PathLike)):
@@ -740,17 +651,13 @@ class Bark:
         if name.endswith(".npz"):
             return Voice.load(name, tokens)
         if name in self._own_voices:
-            return self._checkpoint.voice(name)
+            return Voice.from_arrays(self._checkpoint.voice(name), name, tokens)
         if name in self.voices:
-            return self._voice_hub(name, tokens)
+            return Voice.from_arrays(self._voice_hub(name, tokens), name, tokens)
         raise unknown(name, self._own_voices, tokens)
 
-    def _each(self, voices, seeds, n: int) -> tuple[list[Voice | None], list[torch.Generator]]:
-        """A voice and a source of noise for each of n rows."""
-        return self._voices(voices, n), self._generators(one_a_row(seeds, n, "seeds"))
-
     def _generators(self, seeds: Sequence[int | torch.Generator | None]) -> list[torch.Generator]:
-        """A row's own source of noise, on the device where the models compute."""
+        """A generator a row, on the device where the models compute."""
         given = [seed for seed in seeds if isinstance(seed, torch.Generator)]
         if len({id(generator) for generator in given}) < len(given):
             raise ValueError("two rows have the same generator: give each row its own")
@@ -760,3 +667,11 @@ class Bark:
             else sampling.generator(sampling.new_seed() if seed is None else seed, self.device)
             for seed in seeds
         ]
+
+
+def _checked(load: LoadOptions) -> tuple[torch.device, torch.dtype | None]:
+    """Device and dtype of loading options; ValueError for what cannot be had here."""
+    device, dtype = pick_device(load.device), pick_dtype(load.dtype)
+    check_compile(load.compile, device)
+    quantizing.check_format(load.quantize, device)
+    return device, dtype

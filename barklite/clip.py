@@ -1,7 +1,9 @@
 """What a generation gives back: sound, and the tokens that it was made of."""
 
 import base64
+import html
 import io
+import numbers
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -55,9 +57,12 @@ class Clip:
         match.
         """
         if self.codes.shape[1] == 0:
-            raise ValueError("an empty clip has no voice")
+            raise ValueError("an empty clip has no voice: let it speak a longer text")
         if len(self.semantic) < MIN_VOICE:
-            raise ValueError(f"a clip of {self.seconds:.2f} s is too short to be a voice")
+            raise ValueError(
+                f"a clip of {self.seconds:.2f} s is too short to be a voice: it needs {MIN_VOICE} semantic "
+                "tokens, about 0.2 s; let it speak a longer text"
+            )
         return Voice(self.semantic, self.codes[: self.tokens.n_coarse], self.codes, name, self.tokens)
 
     def save(self, path: str | os.PathLike, *, float32: bool = False) -> None:
@@ -88,10 +93,33 @@ class Clip:
             atomic.write_bytes(path, figure.render(format))
         return figure
 
+    def report(
+        self,
+        path: str | os.PathLike | None = None,
+        *,
+        other: "Clip | View | None" = None,  # noqa: F821
+        words: "Alignment | None" = None,  # noqa: F821
+        scores: "Scores | None" = None,  # noqa: F821
+        trace: "Trace | None" = None,  # noqa: F821
+    ) -> "Report":  # noqa: F821
+        """A page to look into this clip: a player whose cursor runs through sound, spectrogram, tokens and
+        codes. A notebook shows it; with a path it is also written, as one .html that needs no network.
+
+        words: from `barklite.inspect.align`. scores: from `Bark.score`. trace: of `bark.semantic` around
+        that. other: a clip to show beside this one, what differs marked. ValueError for another name than
+        .html, and for scores or a trace of another clip; OSError if it cannot be written.
+        """
+        from .analysis.report import View
+
+        return View(self, words, scores, trace).report(path, other)
+
     def _repr_html_(self) -> str:
-        """A player, in a notebook."""
+        """A player and what it plays, in a notebook."""
         sound = base64.b64encode(self.wav()).decode("ascii")
-        return f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
+        text = html.escape(" ".join(self.text.split())[:200])
+        facts = f"{self.seconds:.2f} s, seed {self.seed}, ended by {self.finish_reason}"
+        player = f'<audio controls src="data:audio/wav;base64,{sound}"></audio>'
+        return f"{player}<div>{text}<br><small>{html.escape(facts)}</small></div>"
 
 
 def plotting():
@@ -127,6 +155,7 @@ class WavWriter:
 
     def write(self, audio: np.ndarray) -> None:
         """Audio (samples,). ValueError once there are more than a WAV's sizes, of 32 bits, can count."""
+        check_sound(audio)
         self.samples += len(audio)
         if len(self.header) + self._bytes() >= 2**32:
             raise ValueError("a WAV file holds 4 GB: speak the text in parts")
@@ -151,10 +180,25 @@ def pcm16(audio: np.ndarray) -> np.ndarray:
     return np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)
 
 
+def check_sound(audio: np.ndarray, sample_rate: int = 1) -> None:
+    """ValueError unless it can be played: finite samples of one channel, at a rate that a WAV can have."""
+    if not isinstance(sample_rate, numbers.Integral) or not 1 <= sample_rate <= 1_000_000:
+        raise ValueError(f"sample_rate is {sample_rate!r:.99}; it must be a whole number up to 1000000")
+    if not isinstance(audio, np.ndarray) or audio.ndim != 1 or audio.dtype.kind != "f":
+        kind = f"{audio.dtype} {audio.shape}" if isinstance(audio, np.ndarray) else type(audio).__name__
+        raise ValueError(f"audio is {kind}; it must be floats of shape (samples,)")
+    if not np.isfinite(audio).all():
+        raise ValueError(
+            "the audio has samples that are not finite: models of 16 bits can overflow, "
+            "load them with dtype='float32'"
+        )
+
+
 def wav(audio: np.ndarray, sample_rate: int, float32: bool = False) -> bytes:
     """Audio (samples,) as a WAV file: 16-bit PCM, clipped to [-1, 1], or 32-bit float."""
     import scipy.io.wavfile
 
+    check_sound(audio, sample_rate)
     if not float32:
         audio = pcm16(audio)
     buffer = io.BytesIO()

@@ -10,11 +10,17 @@ Axes, in this order everywhere: B batch, T positions or frames, K codebooks, H h
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 RULES = ("suno", "transformers")
 FORMAT_VERSION = 1
 MAX_LAYERS = 1000  # more is a mistake, and would keep the loader busy for hours
+MAX_RATIOS = 16  # likewise
 
 
 def _number(x) -> bool:
@@ -118,11 +124,17 @@ class TokenConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How one token is drawn. temperature 0 takes the likeliest; None switches a filter off."""
+    """How one token is drawn. temperature 0 is greedy; None switches a filter off.
+
+    filter: a function of your own, applied before the other filters: (logits (B, V), past) -> logits (B, V).
+        `past` has an int64 tensor (n,) a row: the indices into V that the row drew earlier in this stage.
+        It runs in Python at every step of the semantic and coarse models, and is not saved.
+    """
 
     temperature: float = 0.7
     top_k: int | None = None
     top_p: float | None = None
+    filter: Callable | None = dataclasses.field(default=None, metadata={"saved": False})
 
     def __post_init__(self) -> None:
         if not (_number(self.temperature) and (self.temperature == 0 or self.temperature >= 1e-6)):
@@ -133,6 +145,8 @@ class SamplingConfig:
             )
         if self.top_p is not None and not (_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p!r}; it must lie in (0, 1], or be None for all")
+        if self.filter is not None and not callable(self.filter):
+            raise ValueError(f"filter is {self.filter!r}; it must be a function of logits and past, or None")
 
 
 @dataclass(frozen=True)
@@ -163,6 +177,8 @@ class GenerationConfig:
         for name in ("semantic", "coarse", "fine"):
             if not isinstance(getattr(self, name), SamplingConfig):
                 raise ValueError(f"{name} must be a SamplingConfig, for example SamplingConfig(0.7)")
+        if self.fine.filter is not None:
+            raise ValueError("a filter is for the semantic and coarse stages: the fine stage has none")
         if self.min_eos_p is not None and not (_number(self.min_eos_p) and 0 < self.min_eos_p <= 1):
             raise ValueError(f"min_eos_p is {self.min_eos_p!r}; it must lie in (0, 1], or be None")
         if not (_whole(self.max_semantic_tokens) and self.max_semantic_tokens >= 1):
@@ -201,6 +217,74 @@ class GenerationConfig:
         while seconds <= self.max_seconds and n < self.max_semantic_tokens:
             n, seconds = n + 1, seconds + 1 / tokens.semantic_rate
         return n
+
+
+def option(default, help: str):
+    """A field of `Options`: its default, and what it means."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+class Options:
+    """Keyword arguments that several functions share, and the flags of the command line."""
+
+    def __init_subclass__(cls) -> None:
+        """List the fields in the docstring."""
+        fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
+        lines = [f"    {name}: {field.metadata['help']}" for name, field in fields.items()]
+        cls.__doc__ = "\n".join([cls.__doc__ or "", "", *lines])
+
+    @classmethod
+    def of(cls, given: dict, *names: str):
+        """An instance with the entries of `given`; TypeError for one that is not among `names`."""
+        allowed = names or tuple(field.name for field in dataclasses.fields(cls))
+        if unknown := [name for name in given if name not in allowed]:
+            raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join(allowed)}")
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class LoadOptions(Options):
+    """How `Bark.from_pretrained` loads a model. The codec, and activations on a CPU, are always float32."""
+
+    device: "torch.device | str | None" = option(None, "cuda, mps or cpu; default: the first that is there")
+    dtype: "torch.dtype | str | None" = option(
+        None, "float32, float16 or bfloat16, of the token models' weights; default: the checkpoint's"
+    )
+    compile: bool = option(
+        False, "compile the decoding steps when loading: slow the first time on a machine, then faster"
+    )
+    quantize: str | None = option(
+        None, "int8, or on a CPU int4: smaller weights of the token models, which change the tokens"
+    )
+    offload: bool = option(False, "keep the models on the CPU and move each to the device for its stage")
+    revision: str | None = option(None, "branch, tag or commit of a Hub id")
+    local_files_only: bool = option(False, "take a Hub id from the cache, without the network")
+    encoder: bool = option(False, "load the codec's encoder too, for Bark.encode")
+
+
+@dataclass(frozen=True)
+class RunOptions(Options):
+    """How a generation runs. None of these changes a clip, but for `retries` and `pause`."""
+
+    progress: bool | None = option(False, "show bars on stderr; None: only on a terminal")
+    batch_size: int | None = option(
+        None, "texts at a time; default: 8 on a CPU, else 32, or fewer where memory is short"
+    )
+    retries: int = option(
+        0, "other seeds to try if a text reaches the length limit or gives no sound; a clip reports its own"
+    )
+    pause: float = option(0.25, "seconds of silence between the sentences of a long text")
+    piece: float = option(0.5, "seconds of audio that Bark.stream_audio gives at a time")
+
+    def __post_init__(self) -> None:
+        if not _whole(self.retries) or self.retries < 0:
+            raise ValueError(f"retries is {self.retries!r}; it must be a whole number from 0 on")
+        if self.batch_size is not None and not (_whole(self.batch_size) and self.batch_size >= 1):
+            raise ValueError(f"batch_size is {self.batch_size!r}; it must be a whole number from 1 on")
+        for name in ("pause", "piece"):
+            seconds = getattr(self, name)
+            if not _number(seconds) or not 0 <= seconds <= 3600:
+                raise ValueError(f"{name} is {seconds!r}; it must be a number of seconds")
 
 
 @dataclass(frozen=True)
@@ -349,7 +433,7 @@ class BarkConfig:
 
     def to_dict(self) -> dict:
         """Plain JSON types, with the format's version."""
-        return {"model_type": "barklite", "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return {"model_type": "barklite", "format_version": FORMAT_VERSION, **_saved(self)}
 
     @classmethod
     def from_dict(cls, data: dict) -> "BarkConfig":
@@ -365,13 +449,21 @@ class BarkConfig:
         return _build(cls, data, "")
 
 
+def _saved(value):
+    """The inverse of `_build`."""
+    if not dataclasses.is_dataclass(value):
+        return list(value) if isinstance(value, tuple) else value
+    fields = (field.name for field in dataclasses.fields(value) if field.metadata.get("saved", True))
+    return {name: _saved(getattr(value, name)) for name in fields}
+
+
 def _build(cls: type, data: dict, path: str):
     """`data` as an instance of dataclass `cls`, strictly: JSON types are checked against the annotations."""
     if not isinstance(data, dict):
-        raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+        raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r:.99}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("saved", True)}
     for name in data.keys() - fields.keys():
-        raise ValueError(f"unknown entry {path}{name}")
+        raise ValueError(f"unknown entry {path}{name:.99}")
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     for name in required - data.keys():
         raise ValueError(f"entry {path}{name} is missing")
@@ -380,17 +472,21 @@ def _build(cls: type, data: dict, path: str):
         kind = fields[name].type
         if dataclasses.is_dataclass(kind):
             value = _build(kind, value, f"{path}{name}.")
-        elif kind is int and not (_whole(value) and value >= 0):
-            raise ValueError(f"{path}{name} must be a whole number, not {value!r}")
+        elif kind is int and not (_whole(value) and 0 <= value < 2**31):
+            raise ValueError(f"{path}{name} must be a whole number in range, not {value!r:.99}")
         elif kind is float and not (_number(value) and (value == 0 or 1e-9 < value < 1e9)):
-            raise ValueError(f"{path}{name} must be 0 or a number of reasonable size, not {value!r}")
+            raise ValueError(f"{path}{name} must be 0 or a number of reasonable size, not {value!r:.99}")
         elif kind is bool and not isinstance(value, bool):
-            raise ValueError(f"{path}{name} must be true or false, not {value!r}")
+            raise ValueError(f"{path}{name} must be true or false, not {value!r:.99}")
         elif kind is str and not isinstance(value, str):
-            raise ValueError(f"{path}{name} must be a string, not {value!r}")
+            raise ValueError(f"{path}{name} must be a string, not {value!r:.99}")
         elif kind == tuple[int, ...]:
-            if not (isinstance(value, list) and value and all(_whole(v) and v > 0 for v in value)):
-                raise ValueError(f"{path}{name} must be a list of positive whole numbers, not {value!r}")
+            whole = isinstance(value, list) and all(_whole(v) and 0 < v < 2**16 for v in value)
+            if not (whole and 0 < len(value) <= MAX_RATIOS):
+                raise ValueError(
+                    f"{path}{name} must be a list of up to {MAX_RATIOS} positive whole numbers, "
+                    f"not {value!r:.99}"
+                )
             value = tuple(value)
         values[name] = value
     return cls(**values)

@@ -1,10 +1,12 @@
 """What callers give, checked at the door: texts, rows of tokens, devices, dtypes."""
 
+import io
 import math
 import numbers
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -154,13 +156,14 @@ def _read_wav(path: str) -> tuple[int, np.ndarray]:
     """(samples a second, audio (samples,)) of a WAV file, its channels averaged."""
     import scipy.io.wavfile
 
+    if Path(path).is_char_device() or Path(path).is_fifo():  # which may never end
+        raise ValueError(f"{path} is not a WAV file")
+    data = Path(path).read_bytes()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)  # chunks that are not sound
             warnings.filterwarnings("error", "Reached EOF", scipy.io.wavfile.WavFileWarning)
-            rate, sound = scipy.io.wavfile.read(path)
-    except OSError:
-        raise
+            rate, sound = scipy.io.wavfile.read(io.BytesIO(data))  # takes memory for what is there only
     except Exception as error:  # a damaged header gives any of the reader's errors
         raise ValueError(f"{path} is not a whole WAV file: {first_line(error)}") from None
     sound = _floats(sound)
@@ -181,11 +184,6 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     if picked.type == "meta":
         raise ValueError("device 'meta' holds no numbers: nothing can be computed there")
     return picked
-
-
-def is_seconds(value: float) -> bool:
-    """Whether `value` is a time that can be asked for."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 3600
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -1,10 +1,7 @@
 """A voice: the history prompt that Bark continues, so that it speaks as someone spoke before (spec 5)."""
 
 import difflib
-import io
-import math
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +10,19 @@ import numpy as np
 
 from .config import TokenConfig
 from .storage import atomic
+from .storage.home import BUILT_IN
+from .storage.voices import ARRAYS, checked, names_in, npz, read_npz
 
-ARRAYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
 LANGUAGES = ("en", "de", "es", "fr", "hi", "it", "ja", "ko", "pl", "pt", "ru", "tr", "zh")
-MAX_BYTES = 2**24  # an array of a voice file; the longest released one has 70 kB
 SUNO_MODELS = ("suno/bark-small", "suno/bark")  # which have the voices that `voices` names
-BUILT_IN = Path(__file__).parent / "assets" / "voice"  # the checkpoint that comes with barklite
 
 
 @dataclass(frozen=True, eq=False)
 class Voice:
     """semantic (n,), coarse (2, T) and fine (8, T), int64; `name` if it has one.
 
-    Checked when it is made: ValueError for a wrong type, shape or range, or lengths that do not belong
-    together.
+    Checked when it is made: ValueError, which says how to mend it, for a wrong type, shape or range, or
+    lengths that do not belong together.
     """
 
     semantic: np.ndarray
@@ -36,43 +32,14 @@ class Voice:
     tokens: TokenConfig = TokenConfig()  # the id spaces it was made in
 
     def __post_init__(self) -> None:
-        t = self.tokens
-        for field, shape, size in (
-            ("semantic", ("n",), t.semantic_vocab_size),
-            ("coarse", (t.n_coarse, "T"), t.codebook_size),
-            ("fine", (t.n_codebooks, "T"), t.codebook_size),
-        ):
-            object.__setattr__(self, field, self._checked(field, getattr(self, field), shape, size))
-        n, T = len(self.semantic), self.coarse.shape[1]
-        if self.fine.shape[1] != T:
-            raise ValueError(f"{self}: the fine prompt has {self.fine.shape[1]} frames, the coarse one {T}")
-        wanted = round(t.frame_rate / t.semantic_rate, 1)
-        if round(T / n, 1) != wanted:
-            raise ValueError(
-                f"{self}: {T} frames do not fit {n} semantic tokens: the ratio is {T / n:.2f}, not {wanted}"
-            )
+        arrays = checked(self.arrays, self.tokens, str(self))
+        for field, key in zip(("semantic", "coarse", "fine"), ARRAYS, strict=True):
+            object.__setattr__(self, field, arrays[key])
 
-    def _checked(self, field: str, array: np.ndarray, shape: tuple, size: int) -> np.ndarray:
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
-            kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{self}: {field}_prompt must be an array of integers, not {kind}")
-        fits = (
-            array.ndim == len(shape)
-            and array.size
-            and all(
-                have == want for have, want in zip(array.shape, shape, strict=True) if isinstance(want, int)
-            )
-        )
-        if not fits:
-            wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
-            raise ValueError(
-                f"{self}: {field}_prompt has shape {array.shape}; it must be {wanted} and not empty"
-            )
-        if array.min() < 0 or array.max() >= size:
-            raise ValueError(f"{self}: {field}_prompt has values outside 0 .. {size - 1}")
-        array = np.array(array, dtype=np.int64)
-        array.flags.writeable = False
-        return array
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """`semantic_prompt`, `coarse_prompt` and `fine_prompt`, as files and other programs name them."""
+        return dict(zip(ARRAYS, (self.semantic, self.coarse, self.fine), strict=True))
 
     def __str__(self) -> str:
         return f"voice {self.name!r}" if self.name else "voice"
@@ -82,83 +49,37 @@ class Voice:
         cls, arrays: Mapping[str, np.ndarray], name: str | None = None, tokens: TokenConfig = TokenConfig()
     ) -> "Voice":
         """From a mapping with `semantic_prompt`, `coarse_prompt`, `fine_prompt`; else ValueError."""
-        label = f"voice {name!r}" if name else "voice"
-        if not isinstance(arrays, Mapping):
-            raise ValueError(f"{label} must be a mapping of arrays, not {type(arrays).__name__}")
-        if missing := [key for key in ARRAYS if key not in arrays]:
-            raise ValueError(f"{label} has no {missing[0]}; it needs {', '.join(ARRAYS)}")
-        return cls(*(arrays[key] for key in ARRAYS), name=name, tokens=tokens)
+        arrays = checked(arrays, tokens, f"voice {name!r}" if name else "voice")
+        return cls(*arrays.values(), name=name, tokens=tokens)
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, tokens: TokenConfig = TokenConfig(), name: str | None = None
+        cls,
+        path: str | os.PathLike | bytes,
+        tokens: TokenConfig = TokenConfig(),
+        name: str | None = None,
     ) -> "Voice":
-        """Read an `.npz` as Suno ships them. FileNotFoundError, or ValueError. Nothing is executed."""
+        """Read an `.npz` as Suno ships them, by its path or from its bytes.
+
+        FileNotFoundError, or ValueError. Nothing is executed.
+        """
+        if isinstance(path, bytes):
+            return cls.from_arrays(read_npz(path), name, tokens)
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no voice file {path}")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                arrays = {
-                    key: _read_array(archive, f"{key}.npy")
-                    for key in ARRAYS
-                    if f"{key}.npy" in archive.namelist()
-                }
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        except MemoryError:
-            raise
-        except Exception as error:  # zipfile and its decompressors raise some ten classes for broken data
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise ValueError(f"{path} is not a whole .npz file: {error}") from None
-        return cls.from_arrays(arrays, name or str(path), tokens)
+        return cls.from_arrays(read_npz(path), name or str(path), tokens)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the released voices' layout: int64, int64, int32, uncompressed. OSError if it cannot."""
         check_suffix(path)
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            semantic_prompt=self.semantic,
-            coarse_prompt=self.coarse,
-            fine_prompt=self.fine.astype(np.int32),
-        )
-        atomic.write_bytes(path, buffer.getvalue())
+        atomic.write_bytes(path, npz(self.arrays))
 
 
 def check_suffix(path: str | os.PathLike) -> None:
     """ValueError unless a voice kept at `path` would be taken for one."""
     if not os.fspath(path).endswith(".npz"):
         raise ValueError(f"a voice's file must end in .npz, unlike {os.fspath(path)!r}")
-
-
-def _read_array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
-    """One array of an archive, whose declared sizes are checked before anything of that size is allocated."""
-    info = archive.getinfo(member)
-    if info.file_size > MAX_BYTES:
-        raise ValueError(f"{member} unpacks to {info.file_size:,} bytes: that is no voice")
-    with archive.open(info) as file:
-        return read_array(file.read(MAX_BYTES + 1), member)
-
-
-def read_array(data: bytes, label: str) -> np.ndarray:
-    """A `.npy` file's array; ValueError if it is not whole or would need pickle."""
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read_header(file)
-    except Exception as error:  # numpy parses the header as Python: any of the parser's errors comes through
-        raise ValueError(f"{label} is not an array: {error}") from None
-    if dtype.hasobject:
-        raise ValueError(f"{label} holds pickled Python objects, which are never loaded")
-    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"{label} is cut short or too long: its header announces shape {shape} of {dtype}")
-    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def voices(language: str | None = None) -> list[str]:
@@ -179,11 +100,6 @@ def voices(language: str | None = None) -> list[str]:
 def built_in() -> list[str]:
     """The names of the built-in model's voices, which speak English."""
     return names_in(BUILT_IN / "voices")
-
-
-def names_in(folder: Path) -> list[str]:
-    """The names of the `.npz` files in a checkpoint's folder of voices; none if it is not there."""
-    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
 
 
 def known(own: list[str], tokens: TokenConfig) -> list[str]:

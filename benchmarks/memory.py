@@ -66,7 +66,7 @@ def cache_bytes(bark: Bark, asked: dict) -> int:
     largest = 0
     for name, answers in (("semantic", asked["tokens"] - 1), ("coarse", coarse)):
         positions = prompt(bark, name) + answers
-        cache = bark.engine.cache(getattr(bark, name), positions)
+        cache = bark.engine.new_cache(getattr(bark, name), 1, positions)
         filled = positions / cache.keys.shape[3]  # memory is taken where something is written
         largest = max(largest, round((cache.keys.nbytes + cache.values.nbytes) * min(1.0, filled)))
     return largest

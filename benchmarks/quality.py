@@ -21,9 +21,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from barklite import Bark, BarkConfig
+from barklite import Bark, BarkConfig, SamplingConfig
 from barklite.decode.engine import PLAIN, Engine
-from barklite.decode.generate import semantic_prompt
+from barklite.decode.sampling import TokenSampler
+from barklite.reference import semantic_prompt
 from barklite.validation import pick_device
 
 from . import ceiling, systems
@@ -74,8 +75,9 @@ def fed(bark: Bark, text: str, semantic: Tensor, codes: Tensor) -> Inputs:
     t = bark.config.tokens
     offsets = t.semantic_vocab_size + t.codebook_size * torch.arange(t.n_coarse)
     coarse = (codes[: t.n_coarse] + offsets[:, None]).T.flatten()
+    ids = bark.tokenizer.encode(text)
     return {
-        "text": semantic_prompt(bark.tokenizer.encode(text), None, t),
+        "text": torch.tensor([id for half in semantic_prompt(ids, None, t) for id in half]),
         "semantic": semantic[: min(LONGEST, bark.config.max_semantic_tokens)],
         "coarse": coarse[: min(LONGEST, t.max_coarse_history + t.coarse_window)],
         "fine": codes[:, : t.fine_window],
@@ -86,7 +88,8 @@ def prefix(bark: Bark, name: str, given: Inputs) -> Tensor:
     """Embeddings (1, 257, D) of a stage's prompt, up to the id that asks for an answer."""
     t, model = bark.config.tokens, getattr(bark, name)
     if name == "semantic":
-        text, history, infer = given["text"].to(bark.device).split((t.n_text, t.n_semantic_history, 1))
+        text, history = given["text"].to(bark.device).split((t.n_text, t.n_semantic_history))
+        infer = torch.tensor([t.semantic_infer], device=bark.device)
         return torch.cat((model.wte(text) + model.wte(history), model.wte(infer)))[None]
     window = given["semantic"][: t.n_coarse_semantic]
     padding = window.new_full((t.n_coarse_semantic - len(window),), t.coarse_pad)
@@ -124,6 +127,14 @@ def many_rows(bark: Bark, given: Inputs) -> dict[str, Tensor]:
     return {name: logits.float().cpu() for name, logits in found.items()}
 
 
+class Recorder(TokenSampler):
+    """A sampler that keeps the logits it is given."""
+
+    def __call__(self, logits: Tensor, noise: Tensor | None, past=()) -> tuple[Tensor, Tensor, Tensor]:
+        self.rows.append(logits[0].float().cpu())
+        return super().__call__(logits, noise, past)
+
+
 @torch.no_grad()
 def one_row(bark: Bark, given: Inputs, engine: Engine) -> dict[str, Tensor]:
     """Logits (T, V) of up to 100 steps of each causal stage, one token at a time behind its prompt."""
@@ -131,10 +142,12 @@ def one_row(bark: Bark, given: Inputs, engine: Engine) -> dict[str, Tensor]:
     for name in ("semantic", "coarse"):
         model, vocab, rows = getattr(bark, name), vocabulary(bark, name), []
         answers = given[name][: STEPS + 1].to(bark.device)
-        cache = engine.cache(model, prompt(bark, name) + len(answers))
-        engine.prefill(model, prefix(bark, name, given), cache, [0], vocab)
+        cache = engine.new_cache(model, 1, prompt(bark, name) + len(answers))
+        engine.prefill(model, prefix(bark, name, given), cache, [0])
+        sampler = Recorder(vocab.start, vocab.stop, SamplingConfig(0), "suno", 0)
+        object.__setattr__(sampler, "rows", rows)
         for i in range(len(answers) - 1):
-            rows.append(engine.step(model, answers[None, i : i + 1], cache, vocab)[0].float().cpu())
+            engine.decode(model, answers[i : i + 1], cache, [sampler], None)
         # the first step answers for the second token: the codebooks' turns are counted from there
         found[name] = of_codebook(bark, name, torch.stack([rows[0], *rows]))[1:]
     return found

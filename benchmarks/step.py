@@ -5,8 +5,7 @@ import time
 import torch
 
 from barklite import Bark, SamplingConfig
-from barklite.decode.engine import Choice
-from barklite.decode.slots import Noise
+from barklite.decode.sampling import NoiseSource, TokenSampler
 from barklite.models.gpt import GPT
 
 from .ceiling import synchronize
@@ -42,24 +41,22 @@ def step_bytes(model: GPT, vocab: slice, filled: float, cache_itemsize: int) -> 
 def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
     """Seconds and bytes a step, the mean of `steps` behind a prompt as long as the stage's own.
 
-    name: "semantic" or "coarse". An engine that runs several steps at a time runs them so, draws included.
+    name: "semantic" or "coarse". Sampling is included, and steps are run in the engine's chunks.
     """
     model, engine, vocab, before = getattr(bark, name), bark.engine, eligible(bark, name), prompt(bark, name)
     ids = torch.randint(vocab.start, vocab.stop, (1, before), generator=torch.Generator().manual_seed(0))
     token = ids[:, :1].to(bark.device)
     chunks = [min(engine.chunk, steps - start) for start in range(0, steps, engine.chunk)]
-    choice = Choice(vocab.start, vocab.stop, SamplingConfig(0.7), "suno", vocab.stop - vocab.start)
-    noise = Noise(torch.Generator(bark.device).manual_seed(0))
+    width = vocab.stop - vocab.start
+    sampler = TokenSampler(vocab.start, vocab.stop, SamplingConfig(0.7), "suno", width)
+    noise = NoiseSource(torch.Generator(bark.device).manual_seed(0))
     for _ in range(1 if bark.device.type == "cpu" else 2):  # the last counts: the first captures graphs
-        cache = engine.cache(model, before + steps)
-        engine.prefill(model, ids.to(bark.device), cache, [0], vocab)
+        cache = engine.new_cache(model, 1, before + steps)
+        engine.prefill(model, ids.to(bark.device), cache, [0])
         synchronize(bark.device)
         start = time.perf_counter()
         for n in chunks:
-            if engine.chunk == 1:
-                engine.step(model, token, cache, vocab)
-            else:
-                engine.decode(model, token[0], cache, noise.take(n, choice)[:, None], [choice] * n)
+            engine.decode(model, token[0], cache, [sampler] * n, noise.take(n, width)[:, None])
         synchronize(bark.device)
         seconds = (time.perf_counter() - start) / steps
         engine.release(model, cache)

@@ -18,7 +18,6 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 
 from barklite import Bark, BarkConfig, GenerationConfig, Request
-from barklite.decode import generate
+from barklite.decode.stages import SemanticStage
 from barklite.validation import pick_device
 
 from . import ceiling, systems
@@ -49,13 +48,14 @@ def texts_of(tokens: int, n: int) -> list[str]:
 @contextlib.contextmanager
 def spoken_by_length() -> Iterator[None]:
     """Texts end by their length: random weights do not know when to."""
-    row = generate.semantic_row
+    start = SemanticStage.start
 
-    def limited(model, ids, voice, config, tokens):
-        n = min(config.max_semantic_tokens, CHARACTER * len(ids))
-        return row(model, ids, voice, replace(config, max_semantic_tokens=n), tokens)
+    def limited(stage, ids, *rest):
+        sequence = start(stage, ids, *rest)
+        sequence.remaining = min(stage.limit, CHARACTER * len(ids))
+        return sequence
 
-    with mock.patch.object(generate, "semantic_row", limited):
+    with mock.patch.object(SemanticStage, "start", limited):
         yield
 
 

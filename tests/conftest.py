@@ -3,16 +3,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from barklite import Bark, BarkConfig
 from barklite.text.tokenizer import WordPiece
-from tests import builders
+from tests import builders, quick
 
 # One thread: the models here are tiny, and threads that wait for each other cost more than they compute.
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
 
+# Every run tries the same examples; `--hypothesis-profile=new` tries new ones.
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.register_profile("new", derandomize=False)
+settings.load_profile("repeatable")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if quick.chosen(item.path.stem, item.originalname):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(scope="session")

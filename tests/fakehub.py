@@ -9,10 +9,13 @@ from urllib.parse import unquote, urlsplit
 
 
 class FakeHub:
-    """Serves `folder` as `repo`. `log` has the path of every request; close() makes the network go away."""
+    """Serves `folder` as `repo`. `log` has the path of every request; close() makes the network go away.
+
+    status: if set, the HTTP status of every answer.
+    """
 
     def __init__(self, repo: str, folder: Path, commit: str = "c0ffee" * 6 + "c0ff"):
-        hub, self.log, self.commit = self, [], commit
+        hub, self.log, self.commit, self.status = self, [], commit, None
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_HEAD(self):
@@ -24,6 +27,8 @@ class FakeHub:
             def answer(self, body: bool):
                 path = unquote(urlsplit(self.path).path)
                 hub.log.append(f"{self.command} {path}")
+                if hub.status:
+                    return self.send(hub.status, b'{"error": "no"}', {}, body)
                 info, files = f"/api/models/{repo}", [f for f in folder.rglob("*") if f.is_file()]
                 if path in (info, f"{info}/revision/main", f"{info}/revision/{hub.commit}"):
                     names = [{"rfilename": f.relative_to(folder).as_posix()} for f in files]

@@ -9,16 +9,13 @@ import scipy.io.wavfile
 import torch
 
 import barklite
-from barklite import Bark, BarkConfig, Clip, GenerationConfig, SamplingConfig
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
 from barklite.decode.sampling import generator
 from tests import builders
+from tests.comparing import same
 
 SHORT = GenerationConfig(max_semantic_tokens=30)
 VOICE = builders.voice("mine")
-
-
-def same(one: Clip, other: Clip) -> bool:
-    return all(np.array_equal(getattr(one, a), getattr(other, a)) for a in ("semantic", "codes", "audio"))
 
 
 def test_a_clip(tiny):

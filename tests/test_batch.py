@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from barklite import Bark, BarkConfig, GenerationConfig, Request, SamplingConfig
-from barklite.decode import engine, generate, slots
-from barklite.decode.pipeline import PREFIX_FRAMES, Job, decode_audio
+from barklite import Bark, BarkConfig, GenerationConfig, Request, SamplingConfig, reference
+from barklite.decode import engine, sampling
+from barklite.decode.batch import PREFIX_FRAMES, BatchDecoder, synthesize
+from barklite.decode.stages import CoarseStage
 from barklite.speed import graphs
 from tests import builders
+from tests.comparing import assert_same_clip as same
 
 VOICES = (None, builders.voice("a", 120), builders.voice("b", 700, 1), builders.voice("c", 33, 2))
 GREEDY = SamplingConfig(0)
@@ -21,12 +23,12 @@ STAGES = ("semantic", "coarse", "fine", "codec")
 SUNO = GenerationConfig(min_eos_p=0.0008, max_seconds=6.0)
 SETTINGS = {
     "suno": SUNO,
-    "transformers": GenerationConfig.transformers(min_eos_p=0.0008, max_seconds=5.0),
+    "transformers": GenerationConfig.transformers(min_eos_p=0.0008, max_seconds=3.0),
     "filters": replace(
-        SUNO, semantic=SamplingConfig(0.9, 50, 0.8), coarse=SamplingConfig(0.6, 20, 0.9), max_seconds=3.0
+        SUNO, semantic=SamplingConfig(0.9, 50, 0.8), coarse=SamplingConfig(0.6, 20, 0.9), max_seconds=2.0
     ),
     "greedy": replace(SUNO, max_seconds=1.5, semantic=GREEDY, coarse=GREEDY, fine=GREEDY),
-    "short history": replace(SUNO, max_coarse_history=60),
+    "short history": replace(SUNO, max_coarse_history=60, max_seconds=3.0),
 }
 
 
@@ -39,13 +41,12 @@ def requests(n, seed=16):
     return [Request(text, VOICES[random.integers(len(VOICES))], int(s)) for s, text in enumerate(texts, seed)]
 
 
-def same(one, two):
-    assert one.semantic.tolist() == two.semantic.tolist()
-    assert one.codes.tolist() == two.codes.tolist()
-    assert (one.seed, one.finish_reason, one.text) == (two.seed, two.finish_reason, two.text)
-    assert np.allclose(one.audio, two.audio, atol=1e-5)
-    assert one.eos_p.shape == two.eos_p.shape
-    assert np.allclose(one.eos_p, two.eos_p, rtol=1e-4, atol=1e-9)
+def with_graphs(bark, compiler=lambda f, **_: f):
+    """The same models with the graphs' engine, which without a GPU runs uncaptured."""
+    fast = Bark(bark.config, bark.tokenizer, {name: getattr(bark, name) for name in STAGES})
+    models = [bark.semantic, bark.coarse]
+    fast.engine = graphs.CUDAGraphEngine(models, torch.device("cpu"), compiler)
+    return fast
 
 
 MADE = {}  # clips made alone, which several tests compare with
@@ -82,16 +83,17 @@ def test_the_rows_of_these_tests_differ(tiny):
     assert max(clip.codes.shape[1] for clip in clips) > 400  # beyond 4.4 s, where histories slide
 
 
-@pytest.mark.parametrize("stack", [1, 3, 8])
-@pytest.mark.parametrize("in_turn", [False, True])
-def test_stages_in_any_order_of_turns(stack, in_turn, tiny, monkeypatch):
+@pytest.mark.parametrize("fine_batch_size", [1, 3, 8])
+@pytest.mark.parametrize("stage_major", [False, True])
+def test_stages_in_any_order_of_turns(fine_batch_size, stage_major, tiny, monkeypatch):
     """The pipeline as it runs on a GPU, and with offload."""
     from barklite import bark as module
 
     made = []
 
     def pipeline(*arguments, **options):
-        made.append(Pipeline(*arguments, **{**options, "stack": stack, "in_turn": in_turn}))
+        changed = {"fine_batch_size": fine_batch_size, "stage_major": stage_major}
+        made.append(Pipeline(*arguments, **{**options, **changed}))
         return made[-1]
 
     Pipeline = module.Pipeline
@@ -106,8 +108,8 @@ def test_stages_in_any_order_of_turns(stack, in_turn, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_refilled_slots(size, tiny):
-    """A slot that a row leaves serves the next one, which knows nothing of it."""
+def test_refilled_rows(size, tiny):
+    """The row of a sequence that ended is the next one's, and nothing of the first is left in it."""
     given = requests(16)[4:]
     expected = alone(tiny, given, SUNO)
     order = []
@@ -118,16 +120,16 @@ def test_refilled_slots(size, tiny):
     assert order != sorted(order)
 
 
-def test_slots_are_kept_busy(tiny, monkeypatch):
-    """As one text ends the next begins: steps are made with all slots but at the very end."""
+def test_rows_are_kept_busy(tiny, monkeypatch):
+    """As one text ends the next begins: steps are made with all rows but at the very end."""
     busy = {"semantic": [], "coarse": []}
-    steps = slots.Slots._steps
+    decode = engine.Engine.decode
 
-    def watched(self):
-        busy[self.name].append(len(self._rows))
-        steps(self)
+    def watched(self, model, ids, *rest):
+        busy["semantic" if model is tiny.semantic else "coarse"].append(len(ids))
+        return decode(self, model, ids, *rest)
 
-    monkeypatch.setattr(slots.Slots, "_steps", watched)
+    monkeypatch.setattr(engine.Engine, "decode", watched)
     list(tiny.generate_many(requests(16), batch_size=4, config=SUNO))
     for name, rows in busy.items():
         until = len(rows) - rows[::-1].index(4)  # the last step with all four
@@ -225,10 +227,7 @@ def test_an_error_of_the_iterable_comes_through(tiny):
 def test_two_iterations_at_a_time(tiny):
     """Regression: with graphs both would have written into one cache."""
     config = replace(SUNO, max_seconds=1.0)
-    fast = Bark(
-        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
-    )
-    fast.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
+    fast = with_graphs(tiny)
     given = requests(6, seed=5)
     expected = alone(tiny, given, config)
     pairs = zip(
@@ -262,20 +261,23 @@ def test_retries(tiny):
     assert good.seed == again.seed  # nothing to try again
 
 
-def test_what_is_tried_again(tiny):
-    """A text that says nothing, too; and never more often than asked."""
-    for n, reason, attempt, expected in (
-        (0, "eos", 0, True),
-        (5, "eos", 0, False),
-        (5, "length", 0, True),
-        (5, "length", 1, True),
-        (5, "length", 2, False),
-    ):
-        job = Job(0, "a", generator=torch.Generator(), attempt=attempt)
-        job.semantic, job.finish_reason = torch.zeros(n), reason
-        assert tiny._pipeline(SUNO, 1, retries=2)._again(job) == expected
-        assert job.attempt == attempt + expected
-        assert (job.seed != 0) == expected == (job.generator.initial_seed() == job.seed)
+@pytest.mark.parametrize(
+    "config, retries, attempts",
+    [
+        (replace(SUNO, max_seconds=0.1), 0, 1),  # it reaches the limit
+        (replace(SUNO, max_seconds=0.1), 2, 3),
+        (replace(SUNO, min_eos_p=1e-6), 3, 4),  # it ends at once, every time
+    ],
+)
+def test_what_is_tried_again(config, retries, attempts, tiny):
+    """A text that reaches the limit or gives nothing, and never more often than asked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clip = tiny.generate("Hello", seed=1, config=config, retries=retries)
+    seeds = [1]
+    while len(seeds) < attempts:
+        seeds.append(sampling.derived_seed(seeds[-1], "again"))
+    assert clip.seed == seeds[-1]
 
 
 # --- the parts ----------------------------------------------------------------------------------------------
@@ -318,7 +320,7 @@ def test_the_codec_decodes_rows_of_any_length_together(tiny):
     padded = tiny.codec.decode(codes[None])[:, : 320 * (PREFIX_FRAMES - 1)]
     with torch.no_grad():
         assert not torch.allclose(tiny.codec.decode(short), padded, atol=1e-4)
-    assert decode_audio(tiny.codec, [], engine.PLAIN) == []
+    assert synthesize(tiny.codec, [], engine.PLAIN) == []
 
 
 def test_rows_of_different_length_in_one_cache(tiny):
@@ -327,49 +329,42 @@ def test_rows_of_different_length_in_one_cache(tiny):
     lengths = (3, 30, 17, 30)
     ids = torch.randint(0, 10_000, (4, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        together = engine.PLAIN.cache(model, 40, 4)
-        for slot, n in enumerate(lengths):
-            engine.PLAIN.prefill(model, ids[slot : slot + 1, :n], together, [slot], vocab)
+        together = engine.PLAIN.new_cache(model, 4, 40)
+        for row, n in enumerate(lengths):
+            engine.PLAIN.prefill(model, ids[row : row + 1, :n], together, [row])
         for i in range(5):
-            newest = torch.stack([ids[slot, n + i] for slot, n in enumerate(lengths)])
-            logits = engine.PLAIN.step(model, newest[:, None], together, vocab)
-            for slot, n in enumerate(lengths):
-                expected = model(ids[slot : slot + 1, : n + i + 1], vocab=vocab)[0][0, -1]
-                assert torch.allclose(logits[slot], expected, atol=1e-5)
+            newest = torch.stack([ids[row, n + i] for row, n in enumerate(lengths)])
+            logits = model(newest[:, None], cache=together, vocab=vocab)[0][:, -1]
+            for row, n in enumerate(lengths):
+                expected = model(ids[row : row + 1, : n + i + 1], vocab=vocab)[0][0, -1]
+                assert torch.allclose(logits[row], expected, atol=1e-5)
     assert together.lengths == [n + 5 for n in lengths]
 
 
-@pytest.mark.parametrize("steps, apart", [(6, False), (7, True)])
-def test_held_rows_are_not_disturbed(steps, apart, tiny):
-    """A row that waits for a neighbour at another codebook of its frame decodes its last token again."""
-    t = tiny.config.tokens
-    semantic = [torch.randint(0, 10_000, (n,), generator=torch.Generator().manual_seed(n)) for n in (60, 45)]
-
-    def generator(i):
-        return torch.Generator().manual_seed(i)
-
-    pool = slots.Slots("coarse", tiny.coarse, 2, generate.coarse_length(SUNO, t))
+@pytest.mark.parametrize("steps", [1, 6, 7])
+def test_a_row_that_joins_late(steps, tiny):
+    """Rows are at the same codebook of their frames, whenever they came."""
+    t, given = tiny.config.tokens, {}
+    for n in (60, 45, 50):
+        given[n] = torch.randint(0, 10_000, (n,), generator=sampling.generator(n))
+    stage = CoarseStage(tiny.coarse, SUNO, t)
+    decoder, done = BatchDecoder(stage, 3), []
     with torch.no_grad():
-        for i, row in enumerate(semantic):
-            pool.admit(i, generate.coarse_row(tiny.coarse, row, None, SUNO, t), generator(i))
-            pool._prompts()
-            if i == 0:
-                for _ in range(steps):
-                    pool._steps()
-    assert (len({row.choice for row in pool._rows}) == 2) == apart
-    done = [*pool.run(), *pool.run()]
-    assert len(done) == 2
+        for n, row in given.items():
+            decoder.add(stage.start(row, None, sampling.generator(n), n))
+            for _ in range(steps):
+                done += decoder.step()
+        while decoder.sequences:
+            done += decoder.step()
+    assert sorted(one.key for one in done) == sorted(given)
     for one in done:
-        expected = generate.coarse_ids(tiny.coarse, semantic[one.key], None, generator(one.key), SUNO, t)
-        assert torch.equal(one.result, expected)
+        row = given[one.key], None, SUNO, t, sampling.generator(one.key)
+        assert torch.equal(stage.result(one), reference.semantic_to_coarse(tiny.coarse, *row))
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 def test_graphs_give_the_same_batches(config, tiny):
-    fast = Bark(
-        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
-    )
-    fast.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
+    fast = with_graphs(tiny)
     given = requests(16)[-7:]
     expected = alone(tiny, given, config)
     found = dict(fast.generate_many(given, batch_size=5, config=config))
@@ -377,36 +372,32 @@ def test_graphs_give_the_same_batches(config, tiny):
         same(clip, found[i])
 
 
-class OnDevice:
-    """A generator that says that it is a GPU's."""
+class OnDevice(sampling.NoiseSource):
+    """A source that takes its generator for a GPU's."""
 
-    device = torch.device("cuda")
-
-    def __init__(self):
-        self.inner = torch.Generator().manual_seed(0)
-        self.get_state, self.set_state = self.inner.get_state, self.inner.set_state
+    def __init__(self, generator):
+        super().__init__(generator)
+        self.on_cpu = False
 
 
-@pytest.mark.parametrize("used", [1, 32, 33, 40, 65, 70])
-def test_noise_of_a_gpu_comes_in_blocks(used, monkeypatch):
-    """Neither a row's noise nor the generator afterwards depends on how many steps are made at a time."""
-    monkeypatch.setattr(slots, "exponential", lambda shape, source: torch.rand(shape, generator=source.inner))
-    choice, found = engine.Choice(0, 8, SamplingConfig(), "suno", 8), []
-    for chunks in ([1] * used, [1, *[32] * 5], [1, *[7, 30, 2] * 3], [1, 31, *[32] * 3]):
-        source, drawn = OnDevice(), []
-        noise = slots.Noise(source)
-        for n in chunks:
-            taken = noise.take(n, choice)
-            need = min(n, used - sum(map(len, drawn)))
-            if need < n:
-                noise.give_back(need, 8)
-            drawn.append(taken[:need])
-            if sum(map(len, drawn)) == used:
-                break
-        found.append((torch.cat(drawn), source.get_state()))
-    for draws, state in found[1:]:
-        assert torch.equal(draws, found[0][0])
-        assert torch.equal(state, found[0][1])
+def test_noise_of_a_gpu_comes_in_blocks():
+    """A row's noise does not depend on how many draws are taken at a time."""
+    found = []
+    for chunks in ([1] * 70, [1, *[32] * 3], [1, *[7, 30, 2] * 3], [70]):
+        noise = OnDevice(sampling.generator(0))
+        found.append(torch.cat([noise.take(n, 8) for n in chunks])[:70])
+    for draws in found[1:]:
+        assert torch.equal(draws, found[0])
+
+
+@pytest.mark.parametrize("used", [1, 5, 32])
+def test_unused_noise_goes_back(used):
+    source, due = sampling.generator(0), sampling.generator(0)
+    noise = sampling.NoiseSource(source)
+    taken = noise.take(32, 8)
+    noise.rewind(used, 8)
+    assert torch.equal(taken[:used], sampling.exponential((used, 8), due))
+    assert torch.equal(source.get_state(), due.get_state())
 
 
 def test_graphs_compile_for_any_number_of_rows(tiny):
@@ -418,18 +409,11 @@ def test_graphs_compile_for_any_number_of_rows(tiny):
         return graph.forward
 
     torch._dynamo.reset()
-    fast = Bark(
-        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
-    )
-    fast.engine = graphs.Graphs(
-        [tiny.semantic, tiny.coarse],
-        torch.device("cpu"),
-        lambda f, **options: torch.compile(f, backend=backend, **options),
-    )
-    given, config = requests(16), replace(SUNO, max_seconds=5.0)
+    fast = with_graphs(tiny, lambda f, **options: torch.compile(f, backend=backend, **options))
+    given, config = requests(16), replace(SUNO, max_seconds=4.0)  # enough for all four lengths
     expected = alone(tiny, given, config)
     for size in (1, 3, 8, 2):
-        for i, clip in fast.generate_many(given[: 2 * size], batch_size=size, config=config):
+        for i, clip in fast.generate_many(given[: size + 1], batch_size=size, config=config):
             same(clip, expected[i])
     assert len(traced) <= 4 * 4  # rows 1, 2, 4, 8; lengths 256, 512, 768, 1024
     torch._dynamo.reset()
@@ -438,11 +422,7 @@ def test_graphs_compile_for_any_number_of_rows(tiny):
 @pytest.mark.parametrize("fast", [False, True], ids=["plain", "graphs"])
 def test_a_row_that_goes_wrong_while_it_decodes(fast, tiny):
     """It is that row's error, and what it leaves in its slot reaches no other row, now or later."""
-    bark = Bark(
-        tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine", "codec")}
-    )
-    if fast:
-        bark.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
+    bark = with_graphs(tiny) if fast else tiny
     config, given = replace(SUNO, max_seconds=1.0), requests(16)[:8]
     expected = alone(tiny, given, config)
     token = int(expected[2].semantic[3])
@@ -465,34 +445,44 @@ def test_a_row_that_goes_wrong_while_it_decodes(fast, tiny):
 
 
 def test_a_row_that_moves_leaves_nothing_behind_it(tiny):
-    """Of the longer row that was there: not finite, it would come through the mask."""
-    cache = engine.PLAIN.cache(tiny.semantic, 10, 2)
+    """Of the longer row that was there: NaN would come through the mask."""
+    cache = engine.PLAIN.new_cache(tiny.semantic, 2, 10)
     cache.keys[:, 0, :, :8] = cache.values[:, 0, :, :8] = torch.nan
     cache.keys[:, 1, :, :5] = cache.values[:, 1, :, :5] = 1
     cache.lengths = [8, 5]
-    cache.move(1, 0)
-    assert cache.lengths[0] == 5
+    engine.drop_row(cache, 0)
+    assert cache.lengths == [5]
     for both in (cache.keys, cache.values):
         assert bool((both[:, 0, :, :5] == 1).all())
         assert not both[:, 0, :, 5:].any()
 
 
+def test_a_new_row_finds_nothing_of_the_last_one(tiny):
+    cache, short = engine.PLAIN.new_cache(tiny.semantic, 2, 10), tiny.semantic.new_cache(1, 4)
+    cache.keys[:, 0, :, :8] = cache.values[:, 0, :, :8] = torch.nan
+    cache.lengths = [8]
+    engine.drop_row(cache, 0)
+    short.lengths = [3]
+    engine.put_row(cache, 0, short, 0)
+    assert cache.lengths == [3]
+    assert not cache.keys[:, 0].any()
+    assert not cache.values[:, 0].any()
+
+
 def test_a_pipeline_gives_each_cache_back_once(tiny):
-    fast = Bark(tiny.config, tiny.tokenizer, {n: getattr(tiny, n) for n in STAGES})
-    fast.engine = graphs.Graphs([tiny.semantic, tiny.coarse], torch.device("cpu"), lambda f, **_: f)
-    pipeline = fast._pipeline(replace(SUNO, max_seconds=0.1), 1, 0)
-    for i in range(2):  # as a stream does while its first sentences are too short to have a voice
-        assert len(list(pipeline.run(iter([fast._job(i, "Hello", SUNO, {})])))) == 1
-        assert [len(held) for held in fast.engine._free.values()] == [1, 1]
+    fast = with_graphs(tiny)
+    for _ in range(2):
+        list(fast.generate_many(["Hello"], batch_size=1, config=replace(SUNO, max_seconds=0.1)))
+        assert [len(pooled) for pooled in fast.engine._pooled.values()] == [1, 1]
 
 
 def test_caches_of_graphs_are_few(tiny):
-    fast = graphs.Graphs([tiny.semantic], torch.device("cpu"), lambda f, **_: f)
-    for slots_wanted in (1, 8, 3, 5, 16, 2):
-        cache = fast.cache(tiny.semantic, 0, slots_wanted)
-        assert len(cache.lengths) >= slots_wanted
+    fast = graphs.CUDAGraphEngine([tiny.semantic], torch.device("cpu"), lambda f, **_: f)
+    for rows in (1, 8, 3, 5, 16, 2):
+        cache = fast.new_cache(tiny.semantic, rows, 0)
+        assert cache.keys.shape[1] >= rows
         fast.release(tiny.semantic, cache)
-        assert len(fast._free[tiny.semantic]) == 1
+        assert len(fast._pooled[tiny.semantic]) == len(fast._buffers) == 1
     with pytest.raises(AssertionError):
         fast.release(tiny.semantic, cache)
 

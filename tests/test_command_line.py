@@ -107,7 +107,9 @@ def test_voices_in_and_out(command):
     assert "next.npz exists" in err
     status, _, err = command("Hello", "-o", "c.wav", "--save-voice", "short.npz", "--max-seconds", "0.1")
     assert status == 1
-    assert err.splitlines()[-1] == "barklite: a clip of 0.09 s is too short to be a voice"
+    assert err.splitlines()[-1].startswith(
+        "barklite: a clip of 0.09 s is too short to be a voice: it needs 10"
+    )
     assert os.path.exists("c.wav")  # what was made is not lost
     os.unlink("c.wav")
     status, _, err = command("Hello", "-o", "c.npz", "--save-voice", "c.npz", *SHORT)
@@ -357,7 +359,7 @@ def test_output_to_a_pipe_and_through_a_link(command, native, tmp_path):
 
 @pytest.mark.parametrize("stage", ["loading", "semantic", "coarse", "fine", "codec", "writing"])
 def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
-    from barklite.decode import generate
+    from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
     from barklite.models.codec import Codec
     from barklite.storage import atomic, checkpoint
 
@@ -366,9 +368,9 @@ def test_an_interrupt_leaves_nothing(stage, command, monkeypatch):
 
     place, name = {
         "loading": (checkpoint, "load_model"),
-        "semantic": (generate, "semantic_row"),
-        "coarse": (generate, "coarse_row"),
-        "fine": (generate, "fine_row"),
+        "semantic": (SemanticStage, "start"),
+        "coarse": (CoarseStage, "start"),
+        "fine": (FineStage, "start"),
         "codec": (Codec, "decode"),
         "writing": (os, "replace"),
     }[stage]
@@ -420,3 +422,11 @@ def test_no_file_is_called_minus(command):
     assert (status, out) == (1, "")
     assert err == "barklite: -o names a file: for standard output give /dev/stdout\n"
     assert os.listdir() == []
+
+
+def test_an_error_is_one_line(command):
+    """Whatever is in a file's name."""
+    status, _, err = command("Hello", "-o", "a.wav", "--voice", "no\nsuch\nvoice.npz", *SHORT)
+    assert (status, err.count("\n")) == (1, err.count("barklite:"))
+    status, _, err = command("Hello", "-o", "no\nsuch/a.wav", *SHORT)
+    assert (status, err.count("\n")) == (1, err.count("barklite:"))

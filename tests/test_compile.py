@@ -14,9 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode import engine
+from barklite.decode.sampling import TokenSampler
 from barklite.speed import compiled as compile
 from barklite.speed import graphs
+from barklite.storage import native
 from tests import builders
+from tests.comparing import same_tokens as same
 
 ROOT = Path(__file__).resolve().parents[1]
 VOICE = builders.voice("announcer")
@@ -42,16 +45,27 @@ def wide(**options):
     return Bark.from_config(config, seed=2, device="cpu", **options)
 
 
-def same(one, two):
-    return one.codes.tolist() == two.codes.tolist() and one.semantic.tolist() == two.semantic.tolist()
-
-
 def with_engine(bark, other_engine):
     """The same models with another engine."""
     models = {name: getattr(bark, name) for name in ("semantic", "coarse", "fine", "codec")}
     other = Bark(bark.config, bark.tokenizer, models)
     other.engine = other_engine
     return other
+
+
+def step_logits(computed, model, cache, ids, vocab):
+    """Logits (n, V) of n steps, each given the next of `ids`."""
+    seen = []
+
+    class Recorder(TokenSampler):
+        def __call__(self, logits, noise, past=()):
+            seen.append(logits[0])
+            return super().__call__(logits, noise, past)
+
+    recorder = Recorder(vocab.start, vocab.stop, GREEDY, "suno", vocab.stop - vocab.start)
+    for i in range(len(ids)):
+        computed.decode(model, ids[i : i + 1], cache, [recorder], None)
+    return torch.stack(seen)
 
 
 # --- the CPU's compiled steps -------------------------------------------------------------------------------
@@ -81,7 +95,7 @@ def compiled(tmp_path_factory):
 @pytest.mark.parametrize("voice", [None, VOICE], ids=["no voice", "voice"])
 def test_compiled_steps_give_the_same_tokens(config, voice, compiled, monkeypatch):
     bark = compiled(monkeypatch)
-    assert isinstance(bark.engine, compile.CompiledSteps)
+    assert isinstance(bark.engine, compile.CompiledCPUEngine)
     plain = with_engine(bark, engine.PLAIN)
     assert same(bark.generate("Hello", voice, 1, config), plain.generate("Hello", voice, 1, config))
 
@@ -100,13 +114,9 @@ def test_compiled_steps_of_small_weights(options, compiled, monkeypatch):
     with torch.no_grad():
         logits = []
         for computed in (engine.PLAIN, bark.engine):
-            cache = computed.cache(bark.semantic, 40)
-            computed.prefill(bark.semantic, ids[:, :30], cache, [0], vocab)
-            logits.append(
-                torch.cat(
-                    [computed.step(bark.semantic, ids[:, i : i + 1], cache, vocab) for i in range(30, 40)]
-                )
-            )
+            cache = computed.new_cache(bark.semantic, 1, 40)
+            computed.prefill(bark.semantic, ids[:, :30], cache, [0])
+            logits.append(step_logits(computed, bark.semantic, cache, ids[0, 30:], vocab))
     p, q = (x.log_softmax(-1) for x in logits)
     assert float((p.exp() * (p - q)).sum(-1).mean()) < 2e-4
     assert cache.keys.dtype == torch.bfloat16
@@ -123,28 +133,25 @@ def test_compiled_once(compiled, monkeypatch, capsys):
     def refuse(*_):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(compile, "compile_to", refuse)
+    monkeypatch.setattr(native, "compile_to", refuse)
     second = wide(compile=True)
     assert second.engine.seconds == 0.0
     assert capsys.readouterr().err == ""
     assert same(first.generate("a", seed=1, config=SUNO), second.generate("a", seed=1, config=SUNO))
-    path = next(compile.cache_directory().rglob("*.pt2"))
-    damaged = path.with_name("damaged.pt2")
-    damaged.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RuntimeError):
-        compile._load(damaged)
     with pytest.raises(AssertionError, match="compiled again"):
         Bark.from_config(BarkConfig.tiny(), device="cpu", compile=True)  # another size
 
 
 KEYS = """
-from barklite import compile
+from barklite.speed import compiled as compile
+from barklite.storage import native
 from tests.test_compile import wide
 model = wide(quantize="int4").semantic
-cache = compile.RowsCache(model, 1, compile.cache_dtype(model))
-block = compile.BlockStep(model.h[0]), cache.layers[0][0][:4]
+cache = compile.step_cache(model, 1, compile.cache_dtype(model))
+keys, values, *weights = cache.keys[0, 0], cache.values[0, 0], *compile.block_tensors(model.h[0])
+block = compile.BlockStep(model.h[0]), (keys, values, *weights[:2])
 head = compile.HeadStep(model), compile.tensors(model.lm_head)
-print(*(compile._key(*part) for part in (block, head)))
+print(*(native._key(*part, [compile, compile.quantize]) for part in (block, head)))
 """
 
 
@@ -158,30 +165,6 @@ def test_keys_hold_for_the_next_process():
     ]
     assert keys[0] == keys[1]
     assert len({*keys[0].split()}) == 2
-
-
-def test_a_damaged_package_is_made_again(tmp_path, monkeypatch):
-    made = []
-
-    def compile_to(module, example, shapes, path):
-        made.append(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"good")
-
-    def load(path):
-        if path.read_bytes() != b"good":
-            raise RuntimeError("not a package")
-        return path
-
-    monkeypatch.setattr(compile, "compile_to", compile_to)
-    monkeypatch.setattr(compile, "_load", load)
-    model = wide().semantic
-    compile.CompiledSteps([model])
-    assert len(made) == 2  # a block and a head
-    made[0].write_bytes(b"bad")
-    compile.CompiledSteps([model])
-    assert [path.name for path in made].count(made[0].name) == 2
-    assert len(made) == 3
 
 
 @needs_compiler
@@ -198,27 +181,9 @@ def test_a_changed_model_is_not_read_as_it_was(compiled, monkeypatch):
     assert steps.seconds == seconds
     odd = wide().semantic
     odd.h[1].half()
-    with pytest.raises(ValueError, match="layers that are alike"):
-        steps.cache(odd, 10)
+    with pytest.raises(ValueError, match="layers of the same sizes"):
+        steps.new_cache(odd, 1, 10)
     assert same(bark.generate("a", seed=1, config=SUNO), plain.generate("a", seed=1, config=SUNO))
-
-
-def test_keys_know_the_threads(monkeypatch):
-    model = wide().semantic
-    head = compile.HeadStep(model), compile.tensors(model.lm_head)
-    keys = {compile._key(*head)}
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    keys.add(compile._key(*head))
-    monkeypatch.setattr(compile.os, "cpu_count", lambda: 9)
-    keys.add(compile._key(*head))
-    assert len(keys) == 3
-
-
-def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=r"cannot be written: .*set XDG_CACHE_HOME"):
-        wide(compile=True)
 
 
 def test_no_compiler(monkeypatch):
@@ -230,7 +195,7 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", broken)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .*: No working C\+\+ compiler found$"):
         wide(compile=True)
-    assert not list(compile.cache_directory().rglob("*.pt2"))
+    assert not list(native.cache_directory().rglob("*.aoti"))
 
 
 def test_bad_arguments():
@@ -245,7 +210,9 @@ def test_bad_arguments():
 
 
 def uncaptured(bark, compiler=lambda function, **_: function):
-    return with_engine(bark, graphs.Graphs([bark.semantic, bark.coarse], torch.device("cpu"), compiler))
+    return with_engine(
+        bark, graphs.CUDAGraphEngine([bark.semantic, bark.coarse], torch.device("cpu"), compiler)
+    )
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
@@ -280,7 +247,7 @@ def test_ends_fall_within_chunks(tiny):
         for p in (0.00016, 0.0002, 0.00025)
         for s in range(4)
     ]
-    assert len({n % graphs.Graphs.chunk for n in lengths if n < 199}) >= 3, lengths
+    assert len({n % graphs.CUDAGraphEngine.chunk for n in lengths if n < 199}) >= 3, lengths
 
 
 class NoSynchronisation(TorchDispatchMode):
@@ -317,10 +284,10 @@ class NoSynchronisation(TorchDispatchMode):
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 def test_no_synchronisation_within_a_chunk(config, tiny, monkeypatch):
-    chunks, decode = [], graphs.Graphs.decode
+    chunks, decode = [], graphs.CUDAGraphEngine.decode
 
     def watched(self, *arguments):
-        chunks.append(len(arguments[-1]))
+        chunks.append(len(arguments[3]))
         with NoSynchronisation():
             return decode(self, *arguments)
 
@@ -328,10 +295,10 @@ def test_no_synchronisation_within_a_chunk(config, tiny, monkeypatch):
         monkeypatch.setattr(
             "barklite.decode.sampling._cumulative", lambda x: x.softmax(-1).cumsum(-1)
         )  # as on CUDA
-    monkeypatch.setattr(graphs.Graphs, "decode", watched)
+    monkeypatch.setattr(graphs.CUDAGraphEngine, "decode", watched)
     uncaptured(tiny).generate("Hello", seed=1, config=config)
-    assert chunks[:2] == [graphs.Graphs.chunk] * 2
-    assert max(chunks) == graphs.Graphs.chunk
+    assert chunks[:2] == [graphs.CUDAGraphEngine.chunk] * 2
+    assert max(chunks) == graphs.CUDAGraphEngine.chunk
     x = torch.ones(2)
     waits = (
         lambda x: x[0].item(),
@@ -355,7 +322,7 @@ def test_shapes_are_static(tiny):
 
     torch._dynamo.reset()
     bark = uncaptured(tiny, lambda function, **options: torch.compile(function, backend=backend, **options))
-    buckets = tiny.semantic.config.block_size // graphs.Graphs.bucket
+    buckets = tiny.semantic.config.block_size // graphs.CUDAGraphEngine.bucket
     assert len(traced) == buckets
     for seed, text in enumerate(("Hello", "Hello world, hello again")):
         config = replace(SUNO, max_seconds=1.0 + seed)
@@ -378,10 +345,10 @@ def test_fine_and_codec_of_any_length(tiny):
     with torch.no_grad():
         for rows in (slice(0, 1024), slice(0, 300), slice(130, 1024), slice(512, 700)):
             expected = tiny.fine(7, codes, rows=rows, vocab=vocab)[0]
-            assert torch.allclose(engine.fine(tiny.fine, 7, codes, rows, vocab), expected, atol=1e-5)
+            assert torch.allclose(engine.fine_logits(tiny.fine, 7, codes, rows, vocab), expected, atol=1e-5)
         for T in (1, 6, 15, 16, 127, 128, 129, 300):
             expected = tiny.codec.decode(codes[..., :T])
-            found = engine.decode_audio(tiny.codec, codes[..., :T])
+            found = engine.synthesize(tiny.codec, codes[..., :T])
             assert found.shape == expected.shape == (1, 320 * T)
             assert torch.allclose(found, expected, atol=1e-5)
 

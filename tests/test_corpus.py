@@ -19,8 +19,9 @@ import scipy.io.wavfile
 
 from barklite import Clip, GenerationConfig, Request, corpus
 from barklite.__main__ import main
-from barklite.corpus import Shard, Synthesizer, speak
+from barklite.corpus import Shard, Synthesizer, jsonl, speak
 from barklite.decode.sampling import derived_seed
+from barklite.storage import atomic
 from tests import builders
 
 SHORT = GenerationConfig(max_seconds=0.3)
@@ -110,7 +111,7 @@ def test_a_corpus(command, tiny):
     )
     assert sorted(os.listdir("out")) == ["3.wav", "5.wav", "a.wav", "results.jsonl"]
     first, second, third = sorted(lines(), key=lambda record: record["line"])
-    assert list(first) == list(corpus.FIELDS)
+    assert list(first) == list(jsonl.FIELDS)
     assert set(first.pop("timings")) == {"semantic", "coarse", "fine", "codec"}
     assert first == {
         "id": "a", "text": "Hello.", "voice": "mine.npz", "seed": 7, "line": 1, "file": "a.wav",
@@ -311,7 +312,7 @@ def test_numbers_and_strings_are_one_id():
 
 def test_many_names():
     """More than are kept as they come."""
-    names = corpus._Names()
+    names = jsonl._Names()
     assert all(names.add(str(i)) for i in range(150_000))
     assert len(names.sorted) > 2**17
     assert not any(names.add(str(i)) for i in range(0, 150_000, 997))
@@ -397,8 +398,11 @@ BAD = [
     (["-i", "rows.jsonl", "-o", "out", "--shard", "1/2/3"], "shard is '1/2/3'"),
     (["-i", "rows.jsonl", "-o", "out", "--seed", "-1"], "seed is -1"),
     (["-i", "rows.jsonl", "-o", "out", "--top-p", "2"], "top_p is 2"),
-    (["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"], "batch_size is 0; it must be 1 or more"),
-    (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be 0 or more"),
+    (
+        ["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"],
+        "batch_size is 0; it must be a whole number",
+    ),
+    (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be a whole number from 0"),
     (["Hello", "--shard", "1/2"], "--shard is for a corpus"),
     (["-i", "book.txt", "--shard", "1/2"], "--shard is for a corpus"),
 ]
@@ -506,7 +510,7 @@ def slow(requests):
 
 def test_one_process_a_shard(monkeypatch):
     """A second one on the same results, or on another split, would speak the same rows: it is refused."""
-    monkeypatch.setattr(corpus, "PATIENCE", 0.2)
+    monkeypatch.setattr(jsonl, "PATIENCE", 0.2)
     write(*ROWS[:3])
 
     def meanwhile(requests):
@@ -530,7 +534,7 @@ def test_results_replaced_while_we_wait_for_them(monkeypatch):
             os.replace("new", "results.jsonl") if call else os.unlink("results.jsonl")
 
     monkeypatch.setattr(fcntl, "flock", replacing)
-    with corpus._locked(Path("results.jsonl")) as file:
+    with jsonl._locked(Path("results.jsonl")) as file:
         assert os.path.samestat(os.fstat(file.fileno()), os.stat("results.jsonl"))
     assert next(calls) == 3
 
@@ -579,7 +583,7 @@ def killed_at(moment, monkeypatch):
     def half(file):  # what was to reach the disk does so in part
         os.ftruncate(file.fileno(), max(0, os.fstat(file.fileno()).st_size - 30))
 
-    sync = corpus._sync
+    sync = jsonl._sync
 
     def flushed(file):
         file.flush()
@@ -589,11 +593,11 @@ def killed_at(moment, monkeypatch):
         file.flush()
         half(file)
 
-    monkeypatch.setattr(corpus, "_sync", dying(flushed, torn))
-    monkeypatch.setattr(corpus, "_sync_directory", dying(corpus._sync_directory))
+    monkeypatch.setattr(jsonl, "_sync", dying(flushed, torn))
+    monkeypatch.setattr(atomic, "sync", dying(atomic.sync))
     monkeypatch.setattr(os, "replace", dying(os.replace))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
-    monkeypatch.setattr(corpus, "_locked", dying(corpus._locked))
+    monkeypatch.setattr(jsonl, "_locked", dying(jsonl._locked))
 
 
 def test_killed_at_every_call(monkeypatch):
@@ -626,6 +630,7 @@ def test_killed_at_every_call(monkeypatch):
         assert status in (0, signal.SIGKILL)
         finished = len([True for line in whole_lines(outdir) if line["error"] is None])
         deaths += status == signal.SIGKILL
+        atomic.sweep.cache_clear()  # as in a new process
         done = speak(mock, "rows.jsonl", outdir)
         assert done.skipped == finished  # nothing that was finished is lost
         records, sounds = state(outdir)
@@ -700,11 +705,13 @@ def test_an_interrupt_breaks_nothing(command, monkeypatch):
     assert state() == state("whole")
 
 
-@pytest.mark.parametrize("name", ["replace", "_sync", "_sync_directory"])
-def test_a_full_disk(name, monkeypatch):
+@pytest.mark.parametrize(
+    "place, name", [(os, "replace"), (os, "fsync"), (jsonl, "_sync"), (atomic, "sync")], ids=str
+)
+def test_a_full_disk(place, name, monkeypatch):
     """It ends the run with the name of the file; what was finished stays, and no part of a sound is left."""
     write(*ROWS[:4])
-    calls, place = itertools.count(), os if name == "replace" else corpus
+    calls = itertools.count()
     original = getattr(place, name)
 
     def full(*arguments):
@@ -728,8 +735,9 @@ def test_what_is_left_of_the_killed_goes():
     write(*ROWS)
     speak(mock, "rows.jsonl", "out", shard=Shard(1, 2))
     speak(mock, "rows.jsonl", "out")
-    for name in ("results.wav", "results.jsonl", "results-1-of-2.wav", "results-1-of-2.jsonl"):
-        Path(f"out/.{name}.partial").write_bytes(b"half " * 100)
+    for i in range(3):
+        Path(f"out/.{i * 12:012x}.partial").write_bytes(b"half " * 100)
+    atomic.sweep.cache_clear()  # as in a new process
     assert speak(refuse, "rows.jsonl", "out").skipped == 12
     assert not list(Path("out").glob(".*"))
     assert len(state()[0]) == 12

@@ -18,6 +18,7 @@ from barklite.storage import hub
 from barklite.storage.checkpoint import convert
 from barklite.validation import mono
 from tests import builders, golden
+from tests.comparing import same
 from weights_convert import encodec
 
 SHORT = GenerationConfig(max_semantic_tokens=20)
@@ -36,10 +37,6 @@ def huggingface(tiny, tmp_path_factory) -> Path:
 def full(huggingface) -> Bark:
     """`tiny` with an encoder."""
     return Bark.from_pretrained(huggingface, device="cpu", encoder=True)
-
-
-def same(one, other) -> bool:
-    return all(np.array_equal(getattr(one, a), getattr(other, a)) for a in ("semantic", "codes", "audio"))
 
 
 # --- numbers ------------------------------------------------------------------------------------------------

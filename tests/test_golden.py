@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from barklite import reference
 from barklite.config import BarkConfig, GenerationConfig, SamplingConfig, TokenConfig
-from barklite.decode import generate
-from barklite.decode.sampling import draw, exponential, generator
+from barklite.decode.batch import BatchDecoder, run_stage
+from barklite.decode.sampling import TokenSampler, draw, exponential, generator, probabilities
+from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
 from barklite.models.codec import Codec
-from barklite.models.gpt import KVCache
+from barklite.models.gpt import GPT, KVCache
 from barklite.voice import Voice
 from tests import golden
 from weights_convert import encodec
@@ -91,10 +93,10 @@ def test_duration_cap(seconds, n):
 def test_history_trim(n, frames, semantic, tokens):
     codes = np.arange(8 * frames).reshape(8, frames) % 1024
     voice = Voice(np.arange(n), codes[:2], codes)
-    kept_semantic, kept = generate.trim_history(voice, GenerationConfig(), T)
+    kept_semantic, kept = reference.trim_history(voice, GenerationConfig(), T)
     assert (len(kept_semantic), len(kept)) == (semantic, tokens)
     assert kept_semantic[-1] == n - 1
-    assert kept[-2:].tolist() == [10_000 + codes[0, -2], 11_024 + codes[1, -2]]  # the last frame is dropped
+    assert kept[-2:] == [10_000 + codes[0, -2], 11_024 + codes[1, -2]]  # the last frame is dropped
     assert (kept[0] >= 11_024) == (tokens % 2 == 1)
 
 
@@ -118,7 +120,7 @@ def test_history_trim(n, frames, semantic, tokens):
     ],
 )
 def test_fine_windows(frames, history, windows):
-    assert generate.fine_windows(frames, history, T) == windows
+    assert reference.fine_windows(frames, history, T) == windows
 
 
 def test_noise_is_multinomials():
@@ -134,10 +136,10 @@ def test_noise_is_multinomials():
 
 def ends_early(scores, sampling, min_eos_p, rules):
     """Whether the likelihood of the end, which the noise keeps from being drawn, is an end."""
-    choice = generate.Choice(0, len(scores), sampling, rules, len(scores), True, min_eos_p)
+    sampler = TokenSampler(0, len(scores), sampling, rules, len(scores), True, min_eos_p)
     noise = torch.ones(1, len(scores))
     noise[0, -1] = torch.inf
-    token, ended, _ = choice(scores[None], noise)
+    token, ended, _ = sampler(scores[None], noise)
     assert int(token) != len(scores) - 1
     return bool(ended)
 
@@ -146,8 +148,6 @@ def test_end_rules_differ():
     """P(end) is 0.269, tempered 0.193: with min_eos_p 0.2 transformers ends, Suno does not."""
     scores = torch.full((10_001,), -20.0)
     scores[7], scores[10_000] = 1.0, 0.0
-    from barklite.decode.sampling import probabilities
-
     assert float(scores.softmax(-1)[-1]) == pytest.approx(0.26894, abs=1e-5)
     for rules, ends in (("suno", False), ("transformers", True)):
         p = probabilities(scores, SamplingConfig(0.7), rules)
@@ -163,12 +163,17 @@ def test_end_rules_at_equality():
     assert not ends_early(scores, SamplingConfig(1.0), None, "suno")
 
 
+def fast(stage, *rows):
+    """What a stage makes of rows together."""
+    return [stage.result(one) for one in run_stage(stage, rows, max(1, len(rows)))]
+
+
 # --- semantic -----------------------------------------------------------------------------------------------
 
 
 def semantic_logits(text):
-    prompt = generate.semantic_prompt(IDS, None, T)
-    embeds = torch.cat((text.wte(prompt[:256]) + text.wte(prompt[256:512]), text.wte(prompt[512:])))
+    words, history = map(torch.tensor, reference.semantic_prompt(IDS, None, T))
+    embeds = torch.cat((text.wte(words) + text.wte(history), text.wte(torch.tensor([129_599]))))
     return text(embeds=embeds[None], last=True)[0][0, 0]
 
 
@@ -199,7 +204,9 @@ def test_semantic_logits(text):
     ids=["suno", "suno-voice", "transformers-greedy", "transformers", "transformers-no-top-k"],
 )
 def test_semantic_tokens(text, config, voice, expected):
-    tokens, reason, _ = generate.text_to_semantic(text, IDS, voice, generator(0), config, T)
+    tokens = reference.text_to_semantic(text, IDS, voice, config, T, generator(0))
+    assert tokens.tolist() == expected
+    ((tokens, reason),) = fast(SemanticStage(text, config, T), (IDS, voice, generator(0)))
     assert tokens.tolist() == expected
     assert reason == "length"
 
@@ -208,7 +215,18 @@ def test_semantic_tokens(text, config, voice, expected):
 
 
 def coarse_of(model, config, voice=None):
-    return generate.semantic_to_coarse(model, SEMANTIC, voice, generator(0), config, T)
+    """Codes by the reference, which must be those of the batch decoder."""
+    (found,) = fast(CoarseStage(model, config, T), (SEMANTIC, voice, generator(0)))
+    codes = reference.semantic_to_coarse(model, SEMANTIC, voice, config, T, generator(0))
+    assert torch.equal(found, codes)
+    return codes
+
+
+def coarse_ids(model, semantic, voice, source, config, **options):
+    """The coarse model's own ids, before they become codes."""
+    stage = CoarseStage(model, config, T, **options)
+    (done,) = BatchDecoder(stage, 1).run([stage.start(semantic, voice, source)])
+    return torch.tensor(done.tokens)
 
 
 def test_coarse_logits(coarse):
@@ -238,7 +256,7 @@ def test_coarse_tokens_with_history(coarse):
 
 
 def test_coarse_greedy(coarse):
-    ids = generate.coarse_ids(coarse, SEMANTIC, None, generator(0), transformers(coarse=GREEDY), T)
+    ids = coarse_ids(coarse, SEMANTIC, None, generator(0), transformers(coarse=GREEDY))
     start = [10747, 11856, 10590, 12006, 10136, 11778, 10136, 11856, 10136, 11778, 10290, 11856]
     assert ids[:12].tolist() == start
     assert ids[-4:].tolist() == [10290, 11081, 10290, 11235]
@@ -246,7 +264,7 @@ def test_coarse_greedy(coarse):
 
 
 def test_coarse_tokens_transformers(coarse):
-    ids = generate.coarse_ids(coarse, SEMANTIC, None, generator(0), transformers(), T)
+    ids = coarse_ids(coarse, SEMANTIC, None, generator(0), transformers())
     start = [10707, 11361, 10296, 11410, 10450, 11409, 10254, 11819, 10192, 11500, 10986, 12056]
     assert ids[:12].tolist() == start  # 12056 lies behind the codes: D17
     assert int(ids.sum()) == 1_658_428
@@ -260,8 +278,9 @@ def test_coarse_tokens_transformers(coarse):
 def fine_of(model, frames, config, voice=None):
     t = torch.arange(frames)
     coarse = torch.stack(((31 * t + 7) % 1024, (57 * t + 100) % 1024))
-    codes = generate.coarse_to_fine(model, coarse, voice, generator(0), config, T)
+    (codes,) = fast(FineStage(model, config, T), (coarse, voice, generator(0)))
     assert torch.equal(codes[:2], coarse)
+    assert torch.equal(codes, reference.coarse_to_fine(model, coarse, voice, config, T, generator(0)))
     return codes
 
 
@@ -395,35 +414,38 @@ def test_cached_equals_uncached(coarse):
 
 @pytest.mark.parametrize("voice, n", [(None, 50), (None, 500), (VOICE, 60), (SHORT_VOICE, 400)])
 @pytest.mark.parametrize("config", [suno(), suno(max_coarse_history=120), transformers(coarse=GREEDY)])
-def test_carried_cache_equals_new_prompts(coarse, voice, n, config):
-    """Keeping the cache while no history slides: the tokens of computing every window's prompt anew."""
+def test_a_reused_cache_equals_new_prompts(coarse, voice, n, config):
+    """While no history slides, going on with the cache gives the tokens of reading every window's prompt."""
     semantic = torch.randint(0, 10_000, (n,), generator=generator(n))
-    carried, anew = (
-        generate.coarse_ids(coarse, semantic, voice, generator(1), config, T, carry=carry)
-        for carry in (True, False)
+    reused, anew = (
+        coarse_ids(coarse, semantic, voice, generator(1), config, reuse_cache=reuse)
+        for reuse in (True, False)
     )
-    assert torch.equal(carried, anew)
+    assert torch.equal(reused, anew)
+    codes = reference.semantic_to_coarse(coarse, semantic, voice, config, T, generator(1))
+    assert torch.equal(reference.coarse_codes(anew, T), codes)
 
 
-def test_carrying_saves_prompts(coarse, monkeypatch):
-    lengths = []
-    forward = type(coarse).forward
-    monkeypatch.setattr(
-        type(coarse),
-        "forward",
-        lambda self, ids, **o: lengths.append(ids.shape[1]) or forward(self, ids, **o),
-    )
+def test_reusing_the_cache_saves_prompts(coarse, monkeypatch):
+    lengths, forward = [], GPT.forward
+
+    def counted(self, ids=None, **options):
+        lengths.append(ids.shape[1])
+        return forward(self, ids, **options)
+
+    monkeypatch.setattr(GPT, "forward", counted)
     semantic = torch.randint(0, 10_000, (300,), generator=generator(0))  # 900 steps: 15 windows
-    generate.coarse_ids(coarse, semantic, None, generator(1), suno(), T)
-    assert len(lengths) == 900
-    assert [n for n in lengths if n > 1] == [257, *[257 + 630] * 4]  # the first 11 windows share one prompt
+    coarse_ids(coarse, semantic, None, generator(1), suno())
+    # The first 11 windows share one prompt, whose last id is the first step's.
+    assert [n for n in lengths if n > 1] == [256, *[256 + 630] * 4]
+    assert lengths.count(1) == 900
 
 
 def test_fine_draws_for_every_row_of_a_window(fine):
     """For rows that nobody reads too: the next to draw from the generator finds it as it is due."""
     drawn, due = generator(3), generator(3)
     codes = torch.randint(0, 1024, (2, 30), generator=generator(0))
-    generate.coarse_to_fine(fine, codes, None, drawn, suno(), T)
+    fast(FineStage(fine, suno(), T), (codes, None, drawn))
     for _ in range(6):
         exponential((1024, 1024), due)
     assert torch.equal(drawn.get_state(), due.get_state())
@@ -443,7 +465,7 @@ def test_limits_of_the_models(coarse, fine):
         coarse(torch.zeros(1, 3, dtype=torch.long), cache=cache)
         with pytest.raises(AssertionError, match="cannot hold 4"):
             coarse(torch.zeros(1, 1, dtype=torch.long), cache=cache)
-        with pytest.raises(ValueError, match="1025 positions exceed"):
+        with pytest.raises(ValueError, match="positions exceed"):
             coarse(torch.zeros(1, 1025, dtype=torch.long))
         with pytest.raises(ValueError, match="1025 frames exceed"):
             fine(2, torch.zeros(1, 8, 1025, dtype=torch.long))

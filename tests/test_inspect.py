@@ -640,14 +640,14 @@ def other_engine(kind: str, tiny, monkeypatch):
     models = {name: getattr(tiny, name) for name in ("semantic", "coarse", "fine", "codec")}
     bark, called = Bark(tiny.config, tiny.tokenizer, models), []
     if kind == "graphs":
-        made = graphs.Graphs(
+        made = graphs.CUDAGraphEngine(
             [tiny.semantic, tiny.coarse], torch.device("cpu"), lambda function, **_: function
         )
-        names = ("decode", "fine", "decode_audio")
+        names = ("decode", "fine_logits", "synthesize")
     else:
-        monkeypatch.setattr(compile.CompiledSteps, "_compiled", lambda self, module, *_: module)
-        made = compile.CompiledSteps([tiny.semantic, tiny.coarse])
-        names = ("step",)
+        monkeypatch.setattr(compile.CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
+        made = compile.CompiledCPUEngine([tiny.semantic, tiny.coarse])
+        names = ("decode",)
     for name in names:
         monkeypatch.setattr(made, name, counted(getattr(made, name), called))
     bark.engine = made
@@ -698,7 +698,7 @@ def test_a_generation_is_traced_step_by_step(tiny):
     with trace(tiny.semantic) as semantic, trace(tiny.coarse, keep=1) as coarse, trace(tiny.fine) as fine:
         assert tiny.generate("Hello", VOICE, 1, SHORT).codes.tolist() == clip.codes.tolist()
     lengths = [call.attentions[0].shape[-1] for call in semantic.calls]
-    assert lengths == list(range(257, 257 + 20))
+    assert lengths == [256, *range(257, 257 + 20)]  # the prompt, then step by step
     assert len(coarse.calls) == 1
     assert len(fine.calls) == 6
     last = semantic.last.logits[0, -1].softmax(-1)[-1]

@@ -12,7 +12,9 @@ import scipy.io.wavfile
 
 from tests import builders
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONSTRAINTS = (ROOT / "tests" / "constraints.txt").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = [
     line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line
@@ -79,7 +81,25 @@ def test_the_two_commands():
     speak, test = [line for line in SHELL if line.startswith("pip install")]
     cpu = "pip install torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu && "
     assert speak == cpu + 'pip install . && barklite "Hello there." -o hello.wav'
-    assert test == cpu + 'pip install ".[test]" && python -m pytest'
+    assert test == cpu + 'pip install -c tests/constraints.txt ".[test]" && python -m pytest'
+
+
+def test_the_test_command_compares_with_exact_versions():
+    """Every package that the tests install is pinned, and PyTorch to the version that the command names."""
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    pins = re.findall(r"^([\w-]+)==([\d.]+)(?:;.*)?$", CONSTRAINTS, re.MULTILINE)
+    assert {re.match(r"[\w-]+", name).group() for name in wanted} <= {name for name, _ in pins}
+    assert f"torch=={dict(pins)['torch']} " in next(line for line in SHELL if line.startswith("pip install"))
+
+
+def test_links_lead_somewhere():
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+        assert links
+        assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_first_command_speaks(place):
@@ -93,7 +113,6 @@ def test_the_first_command_speaks(place):
 
 
 def test_the_file_guide_names_files_that_exist():
-    root = Path(__file__).resolve().parents[1]
-    named = re.findall(r"^\| `(barklite/\w+\.py)`", README, re.MULTILINE)
+    named = re.findall(r"^\| `(barklite/[\w/]+\.py)`", README, re.MULTILINE)
     assert len(named) == 8
-    assert all((root / name).is_file() for name in named)
+    assert all((ROOT / name).is_file() for name in named)

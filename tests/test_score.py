@@ -9,7 +9,9 @@ import torch
 from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, Voice
 from barklite.analysis import score
 from barklite.config import CodecConfig, FineConfig, GPTConfig, TokenConfig
-from barklite.decode import engine, generate
+from barklite.decode import engine, sampling
+from barklite.decode import stages as decode_stages
+from barklite.decode.stages import SemanticStage
 from barklite.models.gpt import KVCache
 from tests import builders
 
@@ -36,12 +38,12 @@ def forced(monkeypatch):
     def force(given):
         given, seen = list(given), []
 
-        def choose(choice, logits, noise):
+        def choose(sampler, logits, noise, past=()):
             token = given[len(seen)]
-            seen.append(float(logits[0].double().log_softmax(-1)[token - choice.start]))
+            seen.append(float(logits[0].double().log_softmax(-1)[token - sampler.start]))
             return torch.tensor([token]), torch.tensor([False]), torch.zeros(1)
 
-        monkeypatch.setattr(engine.Choice, "__call__", choose)
+        monkeypatch.setattr(sampling.TokenSampler, "__call__", choose)
         return seen
 
     return force
@@ -127,13 +129,13 @@ def test_fine_is_what_greedy_generation_sees(case, tiny, monkeypatch):
     """Of the window whose choice stays."""
     (T, n), starts, passes = case, FRAMES[case], []
     voice = None if n is None else builders.voice("someone", n, seed=2)
-    computed = engine.Engine.fine
+    computed = engine.Engine.fine_logits
 
     def recorded(self, model, codebook, codes, rows, vocab):
         passes.append((codebook, logits := computed(self, model, codebook, codes, rows, vocab)))
         return logits
 
-    monkeypatch.setattr(engine.Engine, "fine", recorded)
+    monkeypatch.setattr(engine.Engine, "fine_logits", recorded)
     config = replace(PLAIN, fine=SamplingConfig(0))
     (codes,) = tiny.coarse_to_fine([ids(2, T, most=1024)], [voice], [1], config)
     assert [k for k, _ in passes] == list(range(2, 8)) * len(starts)
@@ -152,13 +154,13 @@ def test_fine_is_what_greedy_generation_sees(case, tiny, monkeypatch):
 
 def test_fine_is_what_drawing_sees(tiny, monkeypatch):
     """Where one window holds just the clip, nothing is drawn that the codes do not tell."""
-    seen, filters = [], generate.probabilities
+    seen, filters = [], sampling.probabilities
 
     def recorded(logits, *settings):
         seen.append(logits)
         return filters(logits, *settings)
 
-    monkeypatch.setattr(generate, "probabilities", recorded)
+    monkeypatch.setattr(decode_stages, "probabilities", recorded)
     config = replace(PLAIN, fine=SamplingConfig(0.9))
     (codes,) = tiny.coarse_to_fine([ids(2, 1024, most=1024)], seeds=[1], config=config)
     expected = [x.log_softmax(-1).gather(-1, codes[k, :, None])[:, 0] for k, x in enumerate(seen, 2)]
@@ -255,14 +257,14 @@ def test_what_was_learned_scores_higher(mini):
     bark = Bark.from_config(mini.config, seed=1, device="cpu")
     one, two = ids(10, most=11, seed=1), ids(10, most=11, seed=2)
     voice, other = mini_voice(mini), mini_voice(mini, seed=9)
-    config, t = bark.config.generation, bark.config.tokens
+    stage = SemanticStage(bark.semantic, bark.config.generation, bark.config.tokens)
     pairs = [("Hello", None, one), ("World", None, two), ("Same", voice, one), ("Same", other, two)]
     optimizer = torch.optim.Adam(bark.semantic.parameters(), lr=0.01)
     for _ in range(40):
         optimizer.zero_grad()
         for text, spoken, row in pairs:  # the function, unlike the method, leaves a graph
             words = bark.tokenizer.encode(text)
-            (-score.score_semantic(bark.semantic, row, words, spoken, config, t)[0].mean()).backward()
+            (-score.score_semantic(stage, row, words, spoken)[0].mean()).backward()
         optimizer.step()
 
     def total(text, spoken, row) -> float:

@@ -182,6 +182,7 @@ def test_sentences_without_spaces(name):
     ("CHAPTER I\n\nIt was\nnight.  Then\n\nThe end", ["CHAPTER I", "It was\nnight.", "Then", "The end"]),
     ("Then.\n\n* * *\n\nNow.\n\n---", ["Then.\n* * *", "Now.\n---"]),
     ("a\n\n***\nb", ["a\n***", "b"]),
+    ("0。♪_", ["0。♪_"]), ("Go. ♪ __ ♪", ["Go. ♪ __ ♪"]), ("Go. ♪ _la_ ♪", ["Go.", "♪ _la_ ♪"]),
     ("* * *\n\nNow.", ["* * *\nNow."]),
     ("Buy:\n- milk\n- eggs\n• nuts", ["Buy:", "- milk", "- eggs", "• nuts"]),
     ("1.2. One. Two.\n2) Three", ["1.2. One.", "Two.", "2) Three"]),
@@ -276,6 +277,7 @@ def test_nothing_is_lost_and_every_piece_fits(text, n):
 
 @settings(max_examples=300, deadline=None)
 @given(text=texts)
+@example(text="0。♪_")
 def test_short_texts_are_only_split_at_sentences(text):
     pieces = split(text, anything)
     assert "".join("".join(pieces).split()) == "".join(text.split())  # not even a ♪ is added

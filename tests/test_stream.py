@@ -13,8 +13,9 @@ import torch
 from barklite import Bark, BarkConfig, GenerationConfig
 from barklite.clip import WavWriter, wav
 from barklite.config import CodecConfig
-from barklite.decode import stream
-from barklite.decode.pipeline import PREFIX_FRAMES, Pipeline
+from barklite.decode import streaming as stream
+from barklite.decode.batch import PREFIX_FRAMES
+from barklite.decode.pipeline import Pipeline
 from barklite.storage import atomic
 from tests import builders
 

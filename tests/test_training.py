@@ -1,6 +1,5 @@
 """The training loop, what the token models are shown, and each model on a few seconds of sound."""
 
-import contextlib
 import json
 import math
 import os
@@ -12,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from barklite import Voice
-from barklite.decode import generate
+from barklite import SamplingConfig, Voice, reference
+from barklite.decode.engine import Engine
+from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
 from barklite.models.fine import FineGPT
 from barklite.models.gpt import GPT
 from barklite.text.tokenizer import Bytes
@@ -25,20 +25,10 @@ from barklite.training.quantizer import ResidualQuantizer
 from barklite.training.recipe import SETTINGS, voice_config
 from barklite.training.tokens import IGNORE, Coarse, Fine, Guide, Semantic, accuracy
 from tests import sounds
+from tests.comparing import same
 
 CPU = Machine(torch.device("cpu"))
 NAMES = ("semantic", "coarse", "fine", "decoder", "encoder")
-
-
-def same(one, other) -> bool:
-    """Equal to the last bit, whatever they are made of."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def log_of(directory) -> list[dict]:
@@ -587,8 +577,9 @@ def test_semantic_examples_are_generations_prompts(tmp_path, monkeypatch):
                     if np.array_equal(corpus.semantic(i)[-16:], history[b].numpy())
                 )
             spoken = texts[tuple(answer.tolist())]
-            expected = generate.semantic_prompt(list(spoken.encode()), voice, ids)
-            assert torch.equal(torch.cat((text[b], history[b], rest[b, :1])), expected)
+            halves = reference.semantic_prompt(list(spoken.encode()), voice, ids)
+            expected = [*halves[0], *halves[1], ids.semantic_infer]
+            assert torch.cat((text[b], history[b], rest[b, :1])).tolist() == expected
             assert targets[b, : N + 1].tolist() == [*answer.tolist(), ids.semantic_eos]
             assert (targets[b, N + 1 :] == IGNORE).all()
             given = next(i for i in corpus.split("train") if corpus.rows[i].text == spoken)
@@ -613,8 +604,9 @@ def test_semantic_loss_is_of_what_generation_computes(tmp_path):
         text = bytes((batch[0][b][batch[0][b] < 269] - 13).tolist())
         history = batch[1][b][batch[1][b] < 12]
         voice = SimpleNamespace(semantic=history.numpy()) if len(history) else None
-        asked = next(generate.semantic_row(model, list(text), voice, config.generation, config.tokens))
-        first, _ = model(embeds=asked.prompt[None])
+        stage = SemanticStage(model, config.generation, config.tokens)
+        start = stage.start(list(text), voice, torch.Generator())
+        first, _ = model(embeds=torch.cat((start.prompt, model.wte(torch.tensor([start.last]))))[None])
         assert torch.allclose(first[0, -1], logits[b, 0], atol=1e-5)
 
 
@@ -651,6 +643,18 @@ def uneven(directory, tokens_config):
     return corpus, sounds.config(tokens_config)
 
 
+def coarse_requests(model, corpus, config, i: int, voice):
+    """What generation of row i reads and answers in each window, given the true codes."""
+    stage = CoarseStage(model, config.generation, config.tokens, reuse_cache=False)
+    answer = Coarse(corpus, config).ids(i).tolist()
+    sequence = stage.start(torch.from_numpy(corpus.semantic(i)), voice, torch.Generator())
+    while sequence.remaining:
+        part = answer[len(sequence.tokens) :][: sequence.remaining]
+        yield [*sequence.prompt.tolist(), sequence.last, *part]
+        sequence.tokens += part
+        stage.advance(sequence)
+
+
 @pytest.mark.parametrize("ids", [sounds.SMALL, sounds.UNEVEN], ids=["even", "suno"])
 def test_coarse_examples_are_generations_prompts(ids, tmp_path):
     """Every window of a row: what generation would ask for if it had drawn the true codes so far."""
@@ -659,19 +663,14 @@ def test_coarse_examples_are_generations_prompts(ids, tmp_path):
     for i in (1, 4):
         answer = coarse.ids(i).tolist()
         assert torch.equal(
-            generate.coarse_codes(torch.tensor(answer), ids), torch.from_numpy(corpus.codes()[i][:2])
+            reference.coarse_codes(torch.tensor(answer), ids), torch.from_numpy(corpus.codes()[i][:2])
         )
-        row = generate.coarse_row(
-            model, torch.from_numpy(corpus.semantic(i)), None, config.generation, ids, carry=False
-        )
-        asked, windows = next(row), -(-len(answer) // 12)
+        windows = -(-len(answer) // 12)
         assert windows > 3
-        for window in range(windows):
-            part = answer[12 * window : 12 * window + len(asked.choices)]
-            assert coarse.example(i, None, Chosen(window)) == asked.prompt.tolist() + part
-            with contextlib.suppress(StopIteration):
-                asked = row.send((part, False, []))
-        assert next(row, None) is None
+        asked = list(coarse_requests(model, corpus, config, i, None))
+        assert len(asked) == windows
+        for window, expected in enumerate(asked):
+            assert coarse.example(i, None, Chosen(window)) == expected
 
 
 @pytest.mark.parametrize("ids", [sounds.SMALL, sounds.UNEVEN], ids=["even", "suno"])
@@ -680,15 +679,11 @@ def test_coarse_examples_with_a_voice(ids, tmp_path):
     corpus, config = uneven(tmp_path, ids)
     coarse, model = Coarse(corpus, config), GPT(config.coarse)
     i, j = 1, 3
-    answer, voice = coarse.ids(i).tolist(), tokens.prompt(corpus.semantic(j), corpus.codes()[j], ids)
-    row = generate.coarse_row(
-        model, torch.from_numpy(corpus.semantic(i)), voice, config.generation, ids, carry=False
-    )
-    asked = next(row)
-    for window in range(4):
-        part = answer[12 * window : 12 * window + len(asked.choices)]
-        assert coarse.example(i, j, Chosen(window)) == asked.prompt.tolist() + part
-        asked = row.send((part, False, []))
+    voice = tokens.prompt(corpus.semantic(j), corpus.codes()[j], ids)
+    asked = list(coarse_requests(model, corpus, config, i, voice))
+    assert len(asked) >= 4
+    for window, expected in enumerate(asked):
+        assert coarse.example(i, j, Chosen(window)) == expected
 
 
 def test_a_row_too_short_for_a_voice(tmp_path):
@@ -753,18 +748,20 @@ def fine_requests(corpus, config, i: int, j: int | None) -> list[tuple[int, int,
     voice = None if j is None else Voice(corpus.semantic(j), codes[j][:2], codes[j], tokens=ids)
     before = np.zeros((4, 0), int) if j is None else codes[j][:, -ids.max_fine_history :]
     whole = torch.from_numpy(np.concatenate((before, codes[i], np.zeros((4, 99), int)), 1))
-    windows = generate.fine_windows(codes[i].shape[1], before.shape[1], ids)
-    row = generate.fine_row(
-        FineGPT(config.fine), torch.from_numpy(codes[i][:2]), voice, torch.Generator(), config.generation, ids
-    )
-    found, (start, asked) = [], (0, next(row))
-    for start, _ in windows:
-        for codebook in (2, 3):
-            assert asked.codebook == codebook
-            found.append((codebook, asked.rows.start, asked.window.clone()))
-            answer = whole[codebook, start + asked.rows.start : start + asked.rows.stop]
-            with contextlib.suppress(StopIteration):
-                asked = row.send(torch.nn.functional.one_hot(answer, 8).float())
+    windows = iter(reference.fine_windows(codes[i].shape[1], before.shape[1], ids))
+    found = []
+
+    class Teacher(Engine):
+        """Answers with the true codes."""
+
+        def fine_logits(self, model, codebook, codes, rows, vocab):
+            self.start = next(windows)[0] if codebook == 2 else self.start
+            found.append((codebook, rows.start, codes[0].clone()))
+            answer = whole[codebook, self.start + rows.start : self.start + rows.stop]
+            return torch.nn.functional.one_hot(answer, 8).float()[None]
+
+    stage = FineStage(FineGPT(config.fine), replace(config.generation, fine=SamplingConfig(0)), ids)
+    stage.run([stage.start(torch.from_numpy(codes[i][:2]), voice, torch.Generator())], Teacher())
     return found
 
 

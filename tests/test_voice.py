@@ -5,7 +5,6 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 
 from barklite import GenerationConfig, Voice, voices
 from barklite.clip import MIN_VOICE
@@ -297,8 +296,113 @@ def test_a_voice_of_another_model(tiny):
     assert bark.voices == []
 
 
-def test_device_of_history_is_the_models(tiny):
-    from barklite.decode.generate import trim_history
+def test_trimmed_history_is_plain_numbers(tiny):
+    from barklite.reference import trim_history
 
     semantic, coarse = trim_history(builders.voice("a"), GenerationConfig(), tiny.config.tokens)
-    assert semantic.dtype == coarse.dtype == torch.int64
+    assert {type(i) for i in (*semantic, *coarse)} == {int}
+
+
+@pytest.mark.parametrize(
+    "changes, mended",
+    [
+        (dict(semantic_prompt=GOOD["semantic_prompt"].astype(float)), r"array\.astype\(numpy\.int64\)"),
+        (dict(semantic_prompt=np.full(120, np.nan)), "must be an array of integers, not float64"),
+        (dict(coarse_prompt=np.full((2, 180), -1)), "padding must be cut off"),
+        (dict(fine_prompt=np.full((8, 180), 1024)), "padding must be cut off"),
+        (dict(semantic_prompt=GOOD["semantic_prompt"][:90]), r"\(cut the codes to 135 frames\)"),
+        (dict(semantic_prompt=np.tile(GOOD["semantic_prompt"], 2)), r"\(keep 119 tokens\)"),
+        (dict(fine_prompt=GOOD["fine_prompt"][:, :9]), "the first 2 rows of the fine one are the coarse one"),
+    ],
+    ids=range(7),
+)
+def test_what_is_refused_says_how_to_mend_it(changes, mended):
+    with pytest.raises(ValueError, match=mended):
+        Voice.from_arrays({**GOOD, **changes})
+
+
+def test_rates_of_a_voice():
+    from dataclasses import replace
+
+    from barklite.config import TokenConfig
+
+    for rates in (dict(semantic_rate=0.0), dict(frame_rate=0.0), dict(semantic_rate=-1.0)):
+        with pytest.raises(ValueError, match="rate"):
+            Voice.from_arrays(GOOD, tokens=replace(TokenConfig(), **rates))
+
+
+def test_numpy_files_that_are_no_numbers(tmp_path):
+    """Whatever NumPy can write besides; LZMA, whose header asks for memory; more bytes than are read."""
+    for array in (
+        np.array(["a"]),
+        np.array([(1, 2)], "i4,i4"),
+        np.array(["2020"], "M8[D]"),
+        np.array([b""], "V0"),
+    ):
+        archive(tmp_path / "x.npz", {"semantic_prompt.npy": npy(array)})
+        with pytest.raises(ValueError, match=r"x\.npz: semantic_prompt\.npy (holds|is)"):
+            Voice.load(tmp_path / "x.npz")
+    archive(tmp_path / "x.npz", {"semantic_prompt.npy": npy(np.zeros(3, int))}, zipfile.ZIP_LZMA)
+    with pytest.raises(ValueError, match="compressed in a way"):
+        Voice.load(tmp_path / "x.npz")
+    with open(tmp_path / "x.npz", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="far too large for a voice"):
+        Voice.load(tmp_path / "x.npz")
+    for i in range(2):  # a directory that points before the file: an OSError without a name, once
+        archive(tmp_path / "x.npz", {f"{name}.npy": npy(array) for name, array in GOOD.items()})
+        data = bytearray((tmp_path / "x.npz").read_bytes())
+        data[-6 - 4 * i : -2 - 4 * i] = b"\xff\xff\xff\x7f"
+        (tmp_path / "x.npz").write_bytes(data)
+        with pytest.raises(ValueError, match=r"x\.npz"):
+            Voice.load(tmp_path / "x.npz")
+
+
+def test_clips_that_cannot_be_played_are_not_written(tiny, tmp_path):
+    from dataclasses import replace
+
+    clip = tiny.generate("Hello", seed=2, config=SHORT)
+    for changes, message in (
+        (dict(audio=np.array([0, np.nan], np.float32)), "not finite: .*dtype='float32'"),
+        (dict(audio=np.array([np.inf], np.float32)), "not finite"),
+        (dict(audio=np.zeros((2, 3), np.float32)), r"float32 \(2, 3\); it must be floats of shape"),
+        (dict(audio=[0.0]), "audio is list"),
+        (dict(sample_rate=0), "sample_rate is 0"),
+        (dict(sample_rate=24_000.5), "sample_rate is 24000.5"),
+        (dict(sample_rate=-24_000), "sample_rate is -24000"),
+    ):
+        for float32 in (False, True):
+            with pytest.raises(ValueError, match=message):
+                replace(clip, **changes).save(tmp_path / "x.wav", float32=float32)
+    for codes in (-1 - clip.codes, clip.codes + 1024, clip.codes.astype(float)):
+        with pytest.raises(ValueError, match=r"fine_prompt|coarse_prompt"):
+            replace(clip, codes=codes).voice()
+    with pytest.raises(ValueError, match="let it speak a longer text"):
+        replace(clip, semantic=clip.semantic[:3]).voice()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_files_follow_no_link(tmp_path, monkeypatch):
+    """Not even if their name were known."""
+    from barklite.storage import atomic
+
+    names = iter(["0" * 12, "1" * 12])
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda n: next(names))
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / f".{'0' * 12}.partial").symlink_to(tmp_path / "thesis")
+    with pytest.raises(FileExistsError):
+        builders.voice("x").save(tmp_path / "x.npz")
+    builders.voice("x").save(tmp_path / "x.npz")
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
+def test_a_deleted_working_directory(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for path in ("x.npz", "a/x.npz"):
+        with pytest.raises(FileNotFoundError, match=path):
+            builders.voice("x").save(path)
+        with pytest.raises(FileNotFoundError):
+            Voice.load(path)

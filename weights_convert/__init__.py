@@ -6,13 +6,18 @@ ValueError that names it as the publisher does. Shapes are checked when the mode
 (barklite.storage.checkpoint).
 """
 
+import reprlib
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from barklite.config import MAX_LAYERS
+
 
 def gpt_keys(n_layer: int) -> list[str]:
-    """The names in a semantic or coarse model's state dict."""
+    """The names in a semantic or coarse model's state dict; ValueError for more layers than are possible."""
+    if n_layer > MAX_LAYERS:
+        raise ValueError(f"n_layer is {n_layer}: no model has more than {MAX_LAYERS}")
     block = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
     layers = [f"h.{i}.{name}.weight" for i in range(n_layer) for name in block]
     return ["wte.weight", "wpe.weight", *layers, "ln_f.weight", "lm_head.weight"]
@@ -32,7 +37,7 @@ def select(
     if missing := [key for key in names if key not in state]:
         raise ValueError(f"tensor {missing[0]!r} is missing{_more(missing)}")
     if unknown := sorted(state.keys() - names.keys() - set(ignored)):
-        raise ValueError(f"tensor {unknown[0]!r} is not part of this model{_more(unknown)}")
+        raise ValueError(f"tensor {unknown[0]!r:.99} is not part of this model{_more(unknown)}")
     for key in names:
         if not isinstance(state[key], Tensor):
             raise ValueError(f"{key!r} is not a tensor")
@@ -49,9 +54,14 @@ def check_tied(heads: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> Non
 def whole(config: Mapping, *names: str, default: int | None = None) -> int:
     """The whole number under the first of `names` that is present."""
     value = next((config[name] for name in names if config.get(name) is not None), default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"configuration entry {names[0]!r} is {value!r}, not a whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise ValueError(f"configuration entry {names[0]!r} is {shown(value)}, not a whole number in range")
     return value
+
+
+def shown(value: object) -> str:
+    """A value as an error quotes it: not all of a long one."""
+    return "a huge number" if isinstance(value, int) and abs(value) >= 2**63 else reprlib.repr(value)
 
 
 def _more(keys: list[str]) -> str:

@@ -10,9 +10,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from barklite.config import BarkConfig, CodecConfig, FineConfig, GenerationConfig, GPTConfig, TokenConfig
+from barklite.config import (
+    MAX_RATIOS,
+    BarkConfig,
+    CodecConfig,
+    FineConfig,
+    GenerationConfig,
+    GPTConfig,
+    TokenConfig,
+)
 
-from . import check_tied, encodec, fine_keys, gpt_keys, select, whole
+from . import check_tied, encodec, fine_keys, gpt_keys, select, shown, whole
 
 PREFIXES = {
     "semantic": "semantic.",
@@ -118,11 +126,15 @@ def convert_codec_config(codec: Mapping, n_codebooks: int) -> CodecConfig:
     if not isinstance(codec, Mapping):
         raise ValueError("entry 'codec_config' is no object")
     ratios = codec.get("upsampling_ratios", [8, 5, 4, 2])
-    if not isinstance(ratios, (list, tuple)) or not all(isinstance(r, int) and r > 0 for r in ratios):
-        raise ValueError(f"codec_config.upsampling_ratios is {ratios!r}, not a list of whole numbers")
+    whole_list = isinstance(ratios, (list, tuple)) and len(ratios) <= MAX_RATIOS
+    if not (whole_list and all(isinstance(r, int) and 0 < r < 2**16 for r in ratios)):
+        raise ValueError(
+            f"codec_config.upsampling_ratios is {shown(ratios)}, "
+            f"not a list of up to {MAX_RATIOS} whole numbers"
+        )
     for name, ours in _ENCODEC.items():
         if codec.get(name, ours) != ours:
-            raise ValueError(f"codec_config.{name} is {codec[name]!r}; Bark's EnCodec has {ours!r}")
+            raise ValueError(f"codec_config.{name} is {shown(codec[name])}; Bark's EnCodec has {ours!r}")
     return CodecConfig(
         sample_rate=whole(codec, "sampling_rate", default=24_000),
         n_filters=whole(codec, "num_filters", default=32),
@@ -145,7 +157,9 @@ def convert_tokens(generation: Mapping) -> TokenConfig:
             if value is None:
                 continue
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e9:
-                raise ValueError(f"generation_config.json: {section}.{theirs} is {value!r}, not a number")
+                raise ValueError(
+                    f"generation_config.json: {section}.{theirs} is {shown(value)}, not a number"
+                )
             rate = theirs.endswith("_hz")
             values |= dict.fromkeys(ours, float(value) if rate else whole({theirs: value}, theirs))
     return TokenConfig(**values)
@@ -199,8 +213,11 @@ def vocabulary(tokenizer_json: Mapping) -> list[str]:
     """The WordPiece vocabulary inside `tokenizer.json`, in the order of its ids."""
     model = tokenizer_json.get("model")
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
-    if not isinstance(vocab, Mapping) or set(vocab.values()) != set(range(len(vocab))):
+    ids = [*vocab.values()] if isinstance(vocab, Mapping) else [None]
+    if not all(type(i) is int for i in ids) or sorted(ids) != [*range(len(ids))]:
         raise ValueError("it holds no WordPiece vocabulary with ids 0, 1, 2, ...")
+    if broken := [token for token in vocab if "\n" in token or "\r" in token]:
+        raise ValueError(f"its token {broken[0]!r:.99} has a line's end in it")
     return sorted(vocab, key=vocab.get)
 
 
@@ -211,10 +228,15 @@ def voice_paths(speaker_embeddings: Mapping) -> dict[str, dict[str, str]]:
         for array in ("semantic_prompt", "coarse_prompt", "fine_prompt"):
             path = paths.get(array) if isinstance(paths, Mapping) else None
             if not isinstance(path, str):
-                raise ValueError(f"voice {name!r} has no path for {array}")
+                raise ValueError(f"voice {name!r:.99} has no path for {array}")
             for inside in (path, name):
-                if posixpath.normpath(inside.replace("\\", "/")).startswith(("/", "..")) or ":" in inside:
-                    raise ValueError(f"voice {name!r}: the path {inside!r} leads out of the checkpoint")
+                outside = (
+                    posixpath.normpath(inside.replace("\\", "/")).startswith(("/", "..")) or ":" in inside
+                )
+                if outside or not inside.isprintable():
+                    raise ValueError(
+                        f"voice {name!r:.99}: the path {inside!r:.99} leads out of the checkpoint"
+                    )
     return voices
 
 

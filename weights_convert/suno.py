@@ -26,8 +26,8 @@ def convert_gpt(state: Mapping[str, Tensor], model_args: Mapping) -> tuple[GPTCo
 def convert_fine(state: Mapping[str, Tensor], model_args: Mapping) -> tuple[FineConfig, dict[str, Tensor]]:
     """The fine model; its heads must be tied to its tables and are dropped."""
     n_codes = whole(model_args, "n_codes_total", default=8)
-    if whole(model_args, "n_codes_given", default=1) != 1:
-        raise ValueError("n_codes_given is not 1: no Bark like this was released")
+    if whole(model_args, "n_codes_given", default=1) != 1 or n_codes > 64:
+        raise ValueError("n_codes_given is not 1, or n_codes_total huge: no Bark like this was released")
     config = FineConfig(
         **_size(model_args),
         vocab_size=whole(model_args, "output_vocab_size", "vocab_size"),

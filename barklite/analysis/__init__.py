@@ -1,0 +1,4 @@
+"""Looking inside: `score`, `trace`, `align` (word times), `plot`, `report`, `subtitles`.
+
+May import the door and all below it but bark.
+"""

@@ -1,25 +1,25 @@
 """How probable given tokens are: the three stages with teacher forcing.
 
-Each function drives the stage's own algorithm (`decode.generate`) and answers with the given tokens where
-generation would draw, so prompts, histories and windows are those of generation. Log-probabilities are
-natural, of the model's own distribution over the ids that are eligible: temperature 1, no filter. Axes: N
-semantic tokens, K codebooks, T frames.
+Prompts, histories and windows are those of generation (`decode.stages`). Log-probabilities are natural, of
+the model's own distribution over the eligible ids: temperature 1, no filter. Axes: N semantic tokens,
+K codebooks, T frames, V vocabulary.
 """
 
-import contextlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..config import GenerationConfig, SamplingConfig, TokenConfig
-from ..decode.generate import coarse_row, fine_row, fine_windows, semantic_row
-from ..decode.slots import not_finite
-from ..models.fine import FineGPT
-from ..models.gpt import GPT
-from ..voice import Voice
+from ..config import GenerationConfig, TokenConfig
+from ..decode.stages import CoarseStage, FineStage, SemanticStage, not_finite
+
+if TYPE_CHECKING:
+    from ..voice import Voice
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,88 +54,100 @@ class Scores:
         return [(name, scores) for name, scores in named if scores is not None]
 
 
-def score_semantic(
-    model: GPT,
-    semantic: Tensor,
-    ids: list[int],
-    voice: Voice | None,
+def score(
+    resident: Callable[[str], AbstractContextManager[nn.Module]],
+    ids: list[int] | None,
+    semantic: Tensor | None,
+    codes: Tensor | None,
+    voice: "Voice | None",
     config: GenerationConfig,
     tokens: TokenConfig,
+) -> Scores:
+    """Scores of semantic tokens (N,) for a text's tokenizer ids, and of codes (2 or 8, T), where given.
+
+    resident: gives a stage's model, on its device within a `with` statement.
+    """
+    found: dict[str, Tensor | None] = dict.fromkeys(("semantic", "eos", "coarse", "fine"))
+    if semantic is not None:
+        with resident("semantic") as model:
+            stage = SemanticStage(model, config, tokens)
+            found["semantic"], found["eos"] = score_semantic(stage, semantic, ids, voice)
+        if codes is not None:
+            with resident("coarse") as model:
+                stage = CoarseStage(model, config, tokens, reuse_cache=False)
+                found["coarse"] = score_coarse(stage, codes[: tokens.n_coarse], semantic, voice)
+    if codes is not None and len(codes) == tokens.n_codebooks:
+        with resident("fine") as model:
+            found["fine"] = score_fine(FineStage(model, config, tokens), codes, voice)
+    arrays = {name: None if one is None else one.cpu().numpy() for name, one in found.items()}
+    return Scores(**(arrays | {"eos": None if arrays["eos"] is None else float(arrays["eos"])}))
+
+
+def score_semantic(
+    stage: SemanticStage, semantic: Tensor, ids: list[int], voice: "Voice | None"
 ) -> tuple[Tensor, Tensor | None]:
     """Semantic tokens (N,), N up to 768, for a text's tokenizer ids: float32 (N,); and of the end, ()."""
-    prompt = next(semantic_row(model, ids, voice, config, tokens)).prompt  # (n_prompt, D)
-    inputs = torch.cat((prompt, model.wte(semantic)))[: model.config.block_size]
-    logits, _ = model(embeds=inputs[None], vocab=slice(0, tokens.semantic_eos + 1))
+    model, t = stage.model, stage.tokens
+    start = stage.start(ids, voice, torch.Generator())
+    infer = torch.tensor([start.last], device=semantic.device)
+    inputs = torch.cat((start.prompt, model.wte(infer), model.wte(semantic)))[: model.config.block_size]
+    logits, _ = model(embeds=inputs[None], vocab=stage.samplers[0].vocab)
     if not bool(logits.isfinite().all()):
-        raise not_finite("semantic", logits.dtype)
-    log_p = logits[0, tokens.n_prompt - 1 :].float().log_softmax(-1)  # (N + 1, V), or (N, V) at the limit
+        raise not_finite(stage.name, logits.dtype)
+    log_p = logits[0, t.n_prompt - 1 :].float().log_softmax(-1)  # (N + 1, V), or (N, V) at the limit
     scores = log_p[: len(semantic)].gather(-1, semantic[:, None]).squeeze(-1)
     return scores, log_p[-1, -1] if len(log_p) > len(semantic) else None
 
 
-def score_coarse(
-    model: GPT,
-    coarse: Tensor,
-    semantic: Tensor,
-    voice: Voice | None,
-    config: GenerationConfig,
-    tokens: TokenConfig,
-) -> Tensor:
-    """Codes of the first codebooks (2, T) for semantic tokens (N,): float32 (2, T). T belongs to N."""
-    offsets = tokens.semantic_vocab_size + tokens.codebook_size * torch.arange(tokens.n_coarse)
-    ids = rearrange(coarse + offsets.to(coarse.device)[:, None], "K T -> (T K)")
-    row, scores, done = coarse_row(model, semantic, voice, config, tokens, carry=False), [], 0
-    draw = next(row, None)
-    while draw is not None:
-        given = ids[done : done + len(draw.choices)]
-        inputs = torch.cat((draw.prompt.to(ids.device), given[:-1]))
-        first, stop = draw.choices[0].start, max(choice.stop for choice in draw.choices)
+def score_coarse(stage: CoarseStage, coarse: Tensor, semantic: Tensor, voice: "Voice | None") -> Tensor:
+    """Codes of the first codebooks (2, T) for semantic tokens (N,): float32 (2, T). T belongs to N.
+
+    stage: one that does not reuse the cache, so that each window begins with a prompt.
+    """
+    model, t, samplers = stage.model, stage.tokens, stage.samplers
+    offsets = t.semantic_vocab_size + t.codebook_size * torch.arange(t.n_coarse, device=coarse.device)
+    ids = rearrange(coarse + offsets[:, None], "K T -> (T K)")
+    first, stop = samplers[0].start, max(sampler.stop for sampler in samplers)
+    sequence, scores = stage.start(semantic, voice, torch.Generator()), torch.zeros(0, t.n_coarse).to(coarse)
+    scores = scores.float()  # (T, K)
+    while sequence.remaining:
+        given = ids[len(sequence.tokens) :][: sequence.remaining]
+        prompt = torch.tensor([*sequence.prompt.tolist(), sequence.last], device=ids.device)
+        inputs = torch.cat((prompt, given[:-1]))
         logits = model(inputs[None], vocab=slice(first, stop))[0][0, -len(given) :].float()  # (n, V)
         if not bool(logits.isfinite().all()):
-            raise not_finite("coarse", model.wpe.weight.dtype)
-        for k, choice in enumerate(draw.choices[: tokens.n_coarse]):
-            log_p = logits[k :: tokens.n_coarse, choice.start - first : choice.stop - first].log_softmax(-1)
-            of_book = given[k :: tokens.n_coarse] - choice.start
-            scores.append((done + k, log_p.gather(-1, of_book[:, None]).squeeze(-1)))
-        done += len(given)
-        try:
-            draw = row.send((given.tolist(), False, []))
-        except StopIteration:
-            break
-    flat = torch.zeros(len(ids), device=ids.device)
-    for start, part in scores:
-        flat[start : start + tokens.n_coarse * len(part) : tokens.n_coarse] = part
-    return rearrange(flat, "(T K) -> K T", K=tokens.n_coarse)
+            raise not_finite(stage.name, model.wpe.weight.dtype)
+        window = []
+        for k, sampler in enumerate(samplers):
+            log_p = logits[k :: t.n_coarse, sampler.start - first : sampler.stop - first].log_softmax(-1)
+            of_book = given[k :: t.n_coarse] - sampler.start
+            window.append(log_p.gather(-1, of_book[:, None]).squeeze(-1))
+        scores = torch.cat((scores, torch.stack(window, -1)))
+        sequence.tokens += given.tolist()
+        stage.advance(sequence)
+    return scores.T
 
 
-def score_fine(
-    model: FineGPT, codes: Tensor, voice: Voice | None, config: GenerationConfig, tokens: TokenConfig
-) -> Tensor:
+def score_fine(stage: FineStage, codes: Tensor, voice: "Voice | None") -> Tensor:
     """All codes (8, T), given those of the first two codebooks: float32 (6, T).
 
-    Where windows overlap, that of the window whose choice stays. What generation draws and drops, an earlier
-    window's choices and the frames behind the end that fill a short window, is not in the codes: there the
-    likeliest are taken.
+    Where windows overlap, a frame's score is that of the last window that fills it. What generation draws and
+    then drops is not in the codes (an earlier window's frames, and padding behind the end): there the argmax
+    is taken. It must not be the given code, because the later window reads it and would be told the answer.
     """
-    T, K = codes.shape[1], tokens.n_codebooks - tokens.n_coarse
-    scores = torch.zeros(K, T, device=codes.device)
-    if T == 0:
-        return scores
-    seen = 0 if voice is None else min(voice.fine.shape[1], tokens.max_fine_history)
-    greedy = replace(config, fine=SamplingConfig(0))
-    row = fine_row(model, codes[: tokens.n_coarse], voice, torch.Generator(), greedy, tokens)
-    fills = [fill - seen for _, fill in fine_windows(T, seen, tokens)]  # a window's first frame of the clip
-    asked = next(row)
-    # From the next window's first frame on its choice replaces this one's. That must not be the given code:
-    # the next window sees it, and would be told what it is asked.
-    for start, stop in zip(fills, [*fills[1:], T], strict=True):
-        for _ in range(K):
-            k, vocab = asked.codebook, slice(0, tokens.codebook_size)
-            logits = model(k, asked.window[None], rows=asked.rows, vocab=vocab)[0][0].float()  # (rows, V)
-            stays, given = logits[: stop - start], codes[k, start:stop, None]
-            scores[k - tokens.n_coarse, start:stop] = stays.log_softmax(-1).gather(-1, given).squeeze(-1)
-            answer = logits.detach().clone()
-            answer[: stop - start].scatter_(-1, given, float(answer.max()) + 1)
-            with contextlib.suppress(StopIteration):
-                asked = row.send(answer)
+    model, t, T = stage.model, stage.tokens, codes.shape[1]
+    one, vocab = stage.start(codes[: t.n_coarse], voice, torch.Generator()), slice(0, t.codebook_size)
+    scores = torch.zeros(t.n_codebooks - t.n_coarse, T, device=codes.device)
+    fills = [fill - one.n_past for _, fill in one.windows]  # a window's first frame of the clip
+    for (start, fill), begin, end in zip(one.windows, fills, [*fills[1:], T], strict=False):
+        window, rows = one.codes[:, start : start + t.fine_window], slice(fill - start, t.fine_window)
+        for k in range(t.n_coarse, t.n_codebooks):
+            logits = model(k, window[None], rows=rows, vocab=vocab)[0][0].float()  # (rows, V)
+            if not bool(logits.isfinite().all()):
+                raise not_finite(stage.name, model.wpe.weight.dtype)
+            given = codes[k, begin:end]
+            log_p = logits[: end - begin].log_softmax(-1)
+            scores[k - t.n_coarse, begin:end] = log_p.gather(-1, given[:, None]).squeeze(-1)
+            window[k, rows] = logits.argmax(-1)
+            window[k, rows][: end - begin] = given
     return scores

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from barklite.storage import checkpoint, hub
+from barklite.storage import atomic, checkpoint, hub
 from barklite.storage import formats as layouts
 from weights_convert import check_tied, huggingface
 
@@ -241,12 +240,8 @@ class BarkPreTrainedModel(nn.Module):
 
     def _save(self, directory: Path, state: Mapping[str, Tensor]) -> None:
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in _once(state).items()}
-        unfinished = directory / ".model.safetensors.partial"
-        try:
-            save_file(state, unfinished, metadata={"format": "pt"})
-            os.replace(unfinished, directory / "model.safetensors")
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with atomic.placing(directory / "model.safetensors") as unfinished:
+            checkpoint.save_tensors(state, unfinished)
         self.config.architectures, self.config.dtype = [type(self).__name__], self.dtype
         self.config.save_pretrained(directory)
 

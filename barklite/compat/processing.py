@@ -4,7 +4,6 @@ import io
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import numpy as np
 
 from barklite.storage import atomic
 from barklite.storage.formats import read_json
+from barklite.storage.voices import ARRAYS, read_npy, read_npz
 from barklite.text.tokenizer import Tokenizer
-from barklite.voice import ARRAYS, MAX_BYTES, read_array
 
 from .batch import BatchEncoding, BatchFeature
 from .files import hub_options, locate, saving, warn_of, write_text
@@ -158,9 +157,9 @@ class BarkProcessor:
                     f"voice {preset!r} is neither a file ({path}) nor one of the {n} presets, which "
                     "available_voice_presets lists"
                 )
-            preset = _read_npz(path)
+            preset = read_npz(path)
         elif isinstance(preset, os.PathLike):
-            preset = _read_npz(Path(preset))
+            preset = read_npz(preset)
         if not isinstance(preset, Mapping):
             kind = type(preset).__name__
             raise TypeError(
@@ -179,11 +178,7 @@ class BarkProcessor:
             file = locate(base, path, **self._hub)
             if file is None:
                 raise ValueError(f"voice preset {name!r}: {base} has no file {path}")
-            if file.stat().st_size > MAX_BYTES:
-                raise ValueError(f"{file} is far too large for a voice")
-            arrays |= (
-                _read_npz(file) if file.suffix == ".npz" else {key: read_array(file.read_bytes(), str(file))}
-            )
+            arrays |= read_npz(file) if file.suffix == ".npz" else {key: read_npy(file)}
         return {key: _checked(arrays, key) for key in ARRAYS}
 
 
@@ -214,21 +209,6 @@ def _check_inside(base: str | os.PathLike, path: str | os.PathLike, named: str) 
     base, path = os.path.abspath(base), os.path.abspath(path)
     if os.path.commonpath([base, path]) != base:
         raise ValueError(f"voice preset: the path {named!r} leads out of {base}")
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, nothing executed. OSError, or ValueError if it is not whole."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            kept = [key for key in ARRAYS if f"{key}.npy" in archive.namelist()]
-            members = {key: archive.open(f"{key}.npy").read(MAX_BYTES) for key in kept}
-        return {key: read_array(data, f"{path}: {key}") for key, data in members.items()}
-    except (MemoryError, ValueError):
-        raise
-    except Exception as error:  # zipfile and its decompressors raise some ten classes for broken data
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path} is not a whole .npz file: {error}") from None
 
 
 def _checked(arrays: Mapping, key: str) -> np.ndarray:

@@ -3,24 +3,22 @@
 A row's noise comes from its own generator, and its result does not depend on its neighbours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from barklite.config import GenerationConfig, TokenConfig
-from barklite.decode import generate
-from barklite.decode.engine import PLAIN
-from barklite.decode.pipeline import decode_audio
+from barklite.decode.batch import run_stage, synthesize
 from barklite.decode.sampling import generator, probabilities
-from barklite.decode.slots import Slots, passes, through
-from barklite.models.codec import Codec
+from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
 from barklite.models.fine import FineGPT
 from barklite.models.gpt import GPT
+from barklite.reference import coarse_codes
 from barklite.voice import Voice
 
 __all__ = [
-    "audio_rows", "coarse_rows", "fine_rows", "noise_of", "padded", "probabilities", "semantic_rows",
+    "coarse_rows", "fine_rows", "noise_of", "padded", "probabilities", "semantic_rows", "synthesize",
 ]  # fmt: skip
 
 Noise = Sequence[torch.Generator]
@@ -46,16 +44,18 @@ def semantic_rows(
     t: TokenConfig,
 ) -> list[Tensor]:
     """Tokenizer ids -> semantic tokens (N,), with the end if there was one."""
-    made = _decoded("semantic", model, rows, generate.semantic_row, voice, noise, c, t)
+    stage = SemanticStage(model, c, t)
+    made = [stage.result(one) for one in _run(stage, rows, voice, noise)]
     end = torch.tensor([t.semantic_eos], device=model.wpe.weight.device)
-    return [torch.cat((row, end)) if reason == "eos" else row for row, reason, _ in made]
+    return [torch.cat((row, end)) if reason == "eos" else row for row, reason in made]
 
 
 def coarse_rows(
     model: GPT, rows: Sequence[Tensor], voice: Voice | None, noise: Noise, c: GenerationConfig, t: TokenConfig
 ) -> list[Tensor]:
     """Semantic tokens -> the coarse model's ids (2 T,)."""
-    return _decoded("coarse", model, rows, generate.coarse_row, voice, noise, c, t)
+    made = _run(CoarseStage(model, c, t), rows, voice, noise)
+    return [torch.tensor(one.tokens, dtype=torch.long, device=model.wpe.weight.device) for one in made]
 
 
 def fine_rows(
@@ -67,31 +67,14 @@ def fine_rows(
     t: TokenConfig,
 ) -> list[Tensor]:
     """The coarse model's ids -> codes of all codebooks (8, T)."""
-    rows = [
-        generate.fine_row(model, generate.coarse_codes(row, t), voice, own, c, t)
-        for row, own in zip(rows, noise, strict=True)
-    ]
-    groups = [rows[i : i + 8] for i in range(0, len(rows), 8)]
-    return [done.get() for group in groups for done in passes(model, group, t)]
+    stage = FineStage(model, c, t)
+    return [stage.result(one) for one in _run(stage, [coarse_codes(row, t) for row in rows], voice, noise)]
 
 
-def audio_rows(codec: Codec, rows: Sequence[Tensor]) -> list[Tensor]:
-    """Codes (8, T) -> audio (320 T,)."""
-    return decode_audio(codec, rows, PLAIN)
-
-
-def _decoded(stage: str, model: GPT, rows: Sequence, row: Callable, voice, noise: Noise, c, t) -> list:
-    """What the rows of a stage give, in their order; several go together."""
-    length = getattr(generate, f"{stage}_length")(c, t)
-    size = min(len(rows), 8 if model.wpe.weight.device.type == "cpu" else 32)
-    coroutines = [row(model, one, voice, c, t) for one in rows]
-    slots, results = Slots(stage, model, size, length), {}
-    try:
-        for done in through(slots, zip(range(len(rows)), coroutines, noise, strict=True)):
-            results[done.key] = done.get()
-    finally:
-        slots.close()
-    return [results[i] for i in range(len(rows))]
+def _run(stage, rows: Sequence, voice: Voice | None, noise: Noise) -> list:
+    """A stage's finished sequences for rows, in their order; several go together."""
+    given = [(row, voice, own) for row, own in zip(rows, noise, strict=True)]
+    return run_stage(stage, given, 8 if stage.model.wpe.weight.device.type == "cpu" else 32)
 
 
 def padded(rows: Sequence[Tensor], value: float) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from barklite.storage.checkpoint import write_tokenizer
 from barklite.storage.formats import VOCABULARY_HELP, read_json
 from barklite.text.tokenizer import KINDS, Tokenizer, WordPiece
 from weights_convert.huggingface import vocabulary
@@ -70,7 +71,7 @@ class BarkTokenizer:
         if self.own.file_name is None:
             raise ValueError(f"{type(self.own).__name__} has no files that could be loaded again")
         os.makedirs(save_directory, exist_ok=True)
-        self.own.save(save_directory)
+        write_tokenizer(Path(save_directory), self.own)
         if isinstance(self.own, WordPiece):
             for file, content in (("tokenizer_config.json", CONFIG), ("special_tokens_map.json", SPECIAL)):
                 write_text(Path(save_directory, file), json.dumps(content, indent=2, sort_keys=True) + "\n")

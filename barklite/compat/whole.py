@@ -23,7 +23,7 @@ from .modeling import BarkCoarseModel, BarkFineModel, BarkSemanticModel, rows_of
 from .modules import EncodecModel
 from .pretrained import BarkPreTrainedModel, Source, accelerator
 from .settings import by_stage, coarse_settings, fine_settings, plain
-from .stages import audio_rows, noise_of, padded
+from .stages import noise_of, padded, synthesize
 
 
 class BarkModel(BarkPreTrainedModel):
@@ -88,7 +88,7 @@ class BarkModel(BarkPreTrainedModel):
             lengths = (fine_output[:, 0] < self.codec_model.config.codebook_size).sum(1).tolist()
         rows = [codes[:, : int(n)].to(self.device) for codes, n in zip(fine_output, lengths, strict=True)]
         with self._ready(self.codec_model):
-            audio = audio_rows(self.codec_model, rows)
+            audio = synthesize(self.codec_model, rows)
         if output_lengths is not None:
             return audio
         hop = self.codec_model.config.hop

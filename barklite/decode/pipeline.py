@@ -1,33 +1,34 @@
 """Texts on their way through the four stages, many at a time."""
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import GenerationConfig, TokenConfig
-from ..models.codec import Codec
-from ..voice import Voice
-from . import generate, sampling
-from .engine import Engine, engine_of
-from .slots import Slots, passes
+from . import sampling
+from .batch import BatchDecoder, synthesize
+from .engine import Engine
+from .stages import CoarseStage, FineStage, SemanticStage, Sequence
 
-PREFIX_FRAMES = 7  # from so many frames on, audio does not depend on the frames that follow (spec 6.2)
+if TYPE_CHECKING:
+    from ..voice import Voice
 
 
 @dataclass(eq=False)
-class Job:
-    """One text and what has become of it; `error` if that is nothing."""
+class RequestState:
+    """State of one request; `error` is set if it failed."""
 
     index: int
     text: str
     ids: list[int] = field(default_factory=list)
-    voice: Voice | None = None
+    voice: "Voice | None" = None
     seed: int = 0
     generator: torch.Generator | None = None
     attempt: int = 0
@@ -41,35 +42,41 @@ class Job:
     error: Exception | None = None
 
 
-class Bars:
-    """A progress bar a stage on stderr, each from when its work is known. shown: None only on a terminal."""
+class ProgressBars:
+    """A progress bar a stage on stderr. shown: None only on a terminal."""
 
     def __init__(self, shown: bool | None = False):
         self.hidden = None if shown is None else not shown
         self.bars = {}
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "ProgressBars":
         return self
 
     def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
         for bar in self.bars.values():
             bar.close()
 
     def expect(self, stage: str, n: int) -> None:
+        """n steps more (or, negative, fewer) than were known."""
         from tqdm import tqdm
 
         if stage not in self.bars:
             self.bars[stage] = tqdm(total=0, desc=stage, leave=False, disable=self.hidden)
         self.bars[stage].total += n
 
-    def tick(self, stage: str, n: int) -> None:
+    def update(self, stage: str, n: int) -> None:
         self.bars[stage].update(n)
 
 
 class Pipeline:
-    """Semantic and coarse slots that are kept busy, and the fine model and the codec for what leaves them.
+    """Runs requests through the stages: `submit` any time, `step` while `busy`.
 
-    Only as many texts are on their way as there are slots: memory does not grow with their number.
+    At most `size` requests are in each causal stage at a time, and as one leaves, the next enters. A step
+    decodes one chunk of one stage, the semantic one first, until the coarse one is full: so both run with as
+    many rows as there are. Use it in a `with` statement, which returns the caches to the engine.
     """
 
     def __init__(
@@ -80,155 +87,162 @@ class Pipeline:
         tokens: TokenConfig,
         size: int,
         *,
-        stack: int = 1,
-        in_turn: bool = False,
+        fine_batch_size: int = 1,
+        stage_major: bool = False,
         retries: int = 0,
-        bars: Bars | None = None,
-        sound: bool = True,
+        bars: ProgressBars | None = None,
+        audio: bool = True,
     ):
-        """resident: a stage's model, on its device for a while. size: slots. stack: clips that the fine model
-        and the codec wait for. in_turn: change the model seldom. retries: how often a text that reaches the
-        length limit, or says nothing, is spoken again with another seed. sound: False leaves it at codes.
+        """resident: gives a stage's model, on its device within a `with` statement. size: rows at a time.
+        fine_batch_size: clips that the fine model and the codec wait for. stage_major: finish a stage's rows
+        before the next stage begins, so that models move seldom. retries: how often a text that reaches the
+        length limit, or gives nothing, is tried with another seed. audio: False stops at codes.
         """
         self.resident, self.engine, self.config, self.tokens = resident, engine, config, tokens
-        self.size, self.stack, self.in_turn, self.retries = size, stack, in_turn, retries
-        self.bars, self.sound = bars or Bars(), sound
-        self._slots: dict[str, Slots] = {}
+        self.size, self.fine_batch_size, self.stage_major = size, fine_batch_size, stage_major
+        self.retries, self.bars, self.audio = retries, bars or ProgressBars(), audio
+        self.decoders: dict[str, BatchDecoder] = {}
+        self.waiting: dict[str, deque[RequestState]] = {
+            "semantic": deque(),
+            "coarse": deque(),
+            "fine": deque(),
+        }
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Job]:
-        """The jobs, as they are done; of those that come with an error nothing is asked."""
-        texts: deque[Job] = deque()  # to be spoken next
-        ready: deque[Job] = deque()  # for the coarse model
-        waiting: deque[Job] = deque()  # for the fine model
-        more = True
-        try:
-            while True:
-                while more and len(texts) + self._busy("semantic") < self.size:
-                    job = next(jobs, None)
-                    more = job is not None
-                    if more and job.error is None:
-                        texts.append(job)
-                    elif more:
-                        yield job
-                room = self.size > len(ready) + self._busy("coarse")
-                if self.in_turn and self._busy("coarse"):
-                    room = False
-                if room and (texts or self._busy("semantic")):
-                    for job in self._semantic(texts):
-                        if job.error is not None:
-                            yield job
-                        elif self._again(job):
-                            texts.appendleft(job)
-                        else:
-                            ready.append(job)
-                elif ready or self._busy("coarse"):
-                    for job in self._coarse(ready):
-                        if job.error is not None:
-                            yield job
-                        else:
-                            waiting.append(job)
-                elif not waiting:
-                    return
-                drained = not (texts or ready or self._busy("semantic") or self._busy("coarse"))
-                while len(waiting) >= self.stack or (waiting and drained):
-                    some = [waiting.popleft() for _ in range(min(self.stack, len(waiting)))]
-                    yield from self._finish(some)
-        finally:
-            for slots in self._slots.values():
-                slots.close()
-            self._slots.clear()
+    def __enter__(self) -> "Pipeline":
+        return self
 
-    def _busy(self, stage: str) -> int:
-        return len(self._slots[stage]) if stage in self._slots else 0
+    def __exit__(self, *error) -> None:
+        for decoder in self.decoders.values():
+            decoder.close()
+        self.decoders.clear()
+        self.bars.close()
 
-    def _open(self, stage: str, model: nn.Module) -> Slots:
-        if stage not in self._slots:
-            length = {"semantic": generate.semantic_length, "coarse": generate.coarse_length}[stage]
-            self._slots[stage] = Slots(
-                stage,
-                model,
-                self.size,
-                length(self.config, self.tokens),
-                self.engine,
-                lambda n: self.bars.tick(stage, n),
-            )
-        return self._slots[stage]
+    def submit(self, state: RequestState) -> None:
+        """Queue a request. One that has an error comes back from the next step as it is."""
+        self.waiting["semantic"].append(state)
 
-    def _again(self, job: Job) -> bool:
-        """Whether the text is to be spoken anew; then its job is as at the beginning, but for the seed."""
-        if job.attempt >= self.retries or (job.finish_reason == "eos" and len(job.semantic)):
-            return False
-        job.attempt += 1
-        job.seed = sampling.derived_seed(job.seed, "again")
-        job.generator = sampling.generator(job.seed, job.generator.device)
-        return True
+    def cancel(self, state: RequestState) -> None:
+        """Forget a request, wherever it is; its row is free at once."""
+        for waiting in self.waiting.values():
+            if state in waiting:
+                waiting.remove(state)
+        for decoder in self.decoders.values():
+            for sequence in [one for one in decoder.sequences if one.key is state]:
+                decoder.remove(sequence)
 
-    def _semantic(self, texts: deque[Job]) -> Iterator[Job]:
-        with self.resident("semantic") as model:
-            slots = self._open("semantic", model)
-            while texts and slots.free:
-                job = texts.popleft()
-                self.bars.expect("semantic", self.config.semantic_limit(self.tokens))
-                row = generate.semantic_row(model, job.ids, job.voice, self.config, self.tokens)
-                slots.admit(job, row, job.generator)
-            done = slots.run()
-        for one in done:
-            job, job.error = one.key, one.error
-            job.timings["semantic"] = job.timings.get("semantic", 0.0) + one.seconds
-            if job.error is None:
-                job.semantic, job.finish_reason, job.eos_p = one.result
-                unused = self.config.semantic_limit(self.tokens) - len(job.semantic)
-                self.bars.expect("semantic", -unused + (job.finish_reason == "eos"))
-            yield job
+    @property
+    def busy(self) -> bool:
+        """Whether a request is on its way."""
+        return any(map(self._count, self.waiting))
 
-    def _coarse(self, ready: deque[Job]) -> Iterator[Job]:
-        with self.resident("coarse") as model:
-            slots = self._open("coarse", model)
-            while ready and slots.free:
-                job = ready.popleft()
-                self.bars.expect("coarse", self.tokens.coarse_steps(len(job.semantic)))
-                row = generate.coarse_row(model, job.semantic, job.voice, self.config, self.tokens)
-                slots.admit(job, row, job.generator)
-            done = slots.run()
-        for one in done:
-            job, job.error, job.timings["coarse"] = one.key, one.error, one.seconds
-            if job.error is None:
-                job.coarse = generate.coarse_codes(one.result, self.tokens)
-            yield job
+    @property
+    def room(self) -> bool:
+        """Whether the semantic stage could begin another request now."""
+        return self._count("semantic") < self.size
 
-    def _finish(self, jobs: Sequence[Job]) -> Iterator[Job]:
+    def _count(self, stage: str) -> int:
+        running = len(self.decoders[stage].sequences) if stage in self.decoders else 0
+        return running + len(self.waiting[stage])
+
+    def step(self) -> list[RequestState]:
+        """Do one piece of work; return the requests that are finished."""
+        finished, name = [], self._next_stage()
+        if name is not None:
+            with self.resident(name) as model, torch.no_grad():
+                decoder, done = self._decoder(name, model), []
+                finished += self._admit(name, decoder)
+                while decoder.sequences and not done:
+                    done = decoder.step()
+                    if not self.stage_major:
+                        break
+            for sequence in done:
+                finished += self._pass_on(name, sequence, decoder)
+        fine, last = self.waiting["fine"], self._next_stage() is None
+        while len(fine) >= self.fine_batch_size or (fine and last):
+            finished += self._finish([fine.popleft() for _ in range(min(self.fine_batch_size, len(fine)))])
+        return finished
+
+    def run(self, states: Iterable[RequestState]) -> Iterator[RequestState]:
+        """Submit each state when there is room for it; yield them as they finish."""
+        states, more = iter(states), True
+        with self:
+            while more or self.busy:
+                while more and self.room:
+                    state = next(states, None)
+                    more = state is not None
+                    if more:
+                        self.submit(state)
+                yield from self.step()
+
+    def _next_stage(self) -> str | None:
+        """The causal stage that has work to do: the semantic one while the coarse one has free rows."""
+        coarse = self._count("coarse")
+        running = "coarse" in self.decoders and self.decoders["coarse"].sequences
+        full = coarse >= self.size or (self.stage_major and running)
+        if self._count("semantic") and not full:
+            return "semantic"
+        return "coarse" if coarse else None
+
+    def _decoder(self, name: str, model: nn.Module) -> BatchDecoder:
+        if name not in self.decoders:
+            stage = {"semantic": SemanticStage, "coarse": CoarseStage}[name]
+            stage = stage(model, self.config, self.tokens)
+            report = partial(self.bars.update, name)
+            self.decoders[name] = BatchDecoder(stage, self.size, self.engine, report)
+        return self.decoders[name]
+
+    def _admit(self, name: str, decoder: BatchDecoder) -> list[RequestState]:
+        """Give free rows to waiting requests; return those that already have an error."""
+        failed, waiting = [], self.waiting[name]
+        while waiting and decoder.free:
+            state = waiting.popleft()
+            if state.error is not None:
+                failed.append(state)
+                continue
+            given = state.ids if name == "semantic" else state.semantic
+            self.bars.expect(name, decoder.stage.work(given, state.voice))
+            decoder.add(decoder.stage.start(given, state.voice, state.generator, state))
+        return failed
+
+    def _pass_on(self, name: str, sequence: Sequence, decoder: BatchDecoder) -> list[RequestState]:
+        """Store what a stage made and queue the request for the next one; return it if it failed."""
+        state = sequence.key
+        state.timings[name] = state.timings.get(name, 0.0) + sequence.seconds
+        state.error = sequence.error
+        if state.error is not None:
+            return [state]
+        result = decoder.stage.result(sequence)
+        if name == "coarse":
+            state.coarse = result
+            self.waiting["fine"].append(state)
+            return []
+        (state.semantic, state.finish_reason), state.eos_p = result, sequence.eos_p
+        self.bars.expect(name, len(sequence.tokens) - decoder.stage.limit)  # those that are not needed
+        if state.attempt < self.retries and (state.finish_reason != "eos" or len(state.semantic) == 0):
+            state.attempt += 1
+            state.seed = sampling.derived_seed(state.seed, "again")
+            state.generator = sampling.generator(state.seed, state.generator.device)
+            self.waiting["semantic"].appendleft(state)
+        else:
+            self.waiting["coarse"].append(state)
+        return []
+
+    def _finish(self, states: list[RequestState]) -> list[RequestState]:
+        """The fine model and the codec."""
         with self.resident("fine") as model:
-            rows = []
-            for job in jobs:
-                n = generate.fine_passes(job.coarse, job.voice, self.tokens)
-                self.bars.expect("fine", n)
-                rows.append(
-                    generate.fine_row(model, job.coarse, job.voice, job.generator, self.config, self.tokens)
-                )
-            done = passes(model, rows, self.tokens, self.engine, lambda n: self.bars.tick("fine", n))
-        for job, one in zip(jobs, done, strict=True):
-            job.codes, job.error, job.timings["fine"] = one.result, one.error, one.seconds
-        start, good = time.perf_counter(), [job for job in jobs if job.error is None and self.sound]
+            stage = FineStage(model, self.config, self.tokens)
+            sequences = [stage.start(one.coarse, one.voice, one.generator, one) for one in states]
+            self.bars.expect("fine", sum(stage.work(one.coarse, one.voice) for one in states))
+            for one in stage.run(sequences, self.engine, lambda n: self.bars.update("fine", n)):
+                state = one.key
+                state.error, state.timings["fine"] = one.error, one.seconds
+                state.codes = stage.result(one) if one.error is None else None
+        good = [state for state in states if state.error is None and self.audio]
+        start = perf_counter()
         with self.resident("codec") as codec:
-            audio = decode_audio(codec, [job.codes for job in good], self.engine)
-        for job, sound in zip(good, audio, strict=True):
-            job.audio = sound.cpu()
-        for job in good:
-            job.timings["codec"] = (time.perf_counter() - start) / len(good)
-        yield from jobs
-
-
-@torch.no_grad()
-def decode_audio(codec: Codec, rows: Sequence[Tensor], engine: Engine) -> list[Tensor]:
-    """Codes (k, T_i) -> audio, float32 (320 T_i,). Rows are padded on the right and decoded together."""
-    engine, audio = engine_of(codec, engine), [None] * len(rows)
-    groups: dict[tuple, list[int]] = {}
-    for i, row in enumerate(rows):
-        k, T = row.shape
-        groups.setdefault((k, T if T < PREFIX_FRAMES else None), []).append(i)
-    for group in groups.values():
-        longest = max(rows[i].shape[1] for i in group)
-        codes = torch.stack([F.pad(rows[i], (0, longest - rows[i].shape[1])) for i in group])
-        for i, sound in zip(group, engine.decode_audio(codec, codes), strict=True):
-            audio[i] = sound[: rows[i].shape[1] * codec.config.hop].float()
-    return audio
+            audio = synthesize(codec, [state.codes for state in good], self.engine)
+        for state, sound in zip(good, audio, strict=True):
+            state.audio = sound.cpu()
+        for state in good:
+            state.timings["codec"] = (perf_counter() - start) / len(good)
+        return states

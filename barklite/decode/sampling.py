@@ -1,19 +1,21 @@
 """Logits and noise to tokens. Nothing else in barklite draws random numbers.
 
-A token is argmax(p / e), where e are exponential variates from its row's own generator. This is the race by
-which `torch.multinomial(p, 1)` draws (spec 8.2), so that the tokens for a seed are those of a system built on
-it.
+A token is argmax(p / e), where e is exponential noise from its row's own generator. `torch.multinomial(p, 1)`
+samples the same way (spec 8.2), so a seed gives the tokens of a system that is built on it.
+Axes: B rows, V eligible ids.
 """
 
 import hashlib
 import numbers
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import SamplingConfig
+from ..config import GenerationConfig, SamplingConfig, TokenConfig
 
 MAX_SEED = 2**32 - 1
 
@@ -37,18 +39,131 @@ def derived_seed(seed: int, *names: str | int) -> int:
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """One row's source of noise. ValueError for a bad seed."""
+    """A row's own generator. ValueError for a bad seed."""
     return torch.Generator(device).manual_seed(check_seed(seed))
 
 
 def exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Noise for `shape` draws, float32, row-major: on the CPU one call gives what several smaller ones do."""
+    """Exponential noise, float32, row-major: on a CPU one large call equals several smaller ones."""
     return torch.empty(shape, device=generator.device).exponential_(generator=generator)
 
 
+class NoiseSource:
+    """A row's noise in one stage, handed out for a chunk of draws at a time.
+
+    On a CPU n draws at once equal n single ones, and `rewind` gives the unused ones back. On other devices
+    they do not: there a stage has a generator of its own, seeded by the row's, and draws blocks of one size.
+    Either way a row's noise does not depend on the chunks, which its neighbours decide.
+    """
+
+    block = 32
+
+    def __init__(self, generator: torch.Generator):
+        self.on_cpu, self.generator = generator.device.type == "cpu", generator
+        self.ahead: Tensor | None = None  # drawn and not used yet, (n, width)
+        self.state: Tensor | None = None  # of the generator, before the last chunk
+        if not self.on_cpu:
+            seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+            self.generator = torch.Generator(generator.device).manual_seed(int(seed))
+
+    def take(self, n: int, width: int) -> Tensor:
+        """Noise of n draws, (n, width)."""
+        if self.on_cpu:
+            self.state = self.generator.get_state() if n > 1 else None
+            return exponential((n, width), self.generator)
+        while self.ahead is None or len(self.ahead) < n:
+            block = exponential((self.block, width), self.generator)
+            self.ahead = block if self.ahead is None else torch.cat((self.ahead, block))
+        taken, self.ahead = self.ahead[:n], self.ahead[n:]
+        return taken
+
+    def rewind(self, used: int, width: int) -> None:
+        """Of the last chunk only `used` draws were needed: put the generator behind those."""
+        if self.state is not None:
+            self.generator.set_state(self.state)
+            exponential((used, width), self.generator)
+
+
+@dataclass(frozen=True)
+class TokenSampler:
+    """How logits become a token: which ids are eligible, how one is drawn, and what ends the sequence.
+
+    It never waits for the device, so it can be part of a CUDA graph.
+    """
+
+    start: int  # the eligible ids are start .. stop - 1
+    stop: int
+    sampling: SamplingConfig
+    rules: str
+    noise_width: int  # variates a draw: Suno draws one an eligible id, transformers one an id (D33)
+    ends: bool = False  # whether the last eligible id is the end of the sequence
+    min_eos_p: float | None = None
+
+    @property
+    def vocab(self) -> slice:
+        """The eligible ids, as a slice of the head."""
+        return slice(self.start, self.stop)
+
+    def noise(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """Noise for n draws, (n, noise_width); None if the sampler is greedy."""
+        greedy = self.sampling.temperature == 0
+        return None if greedy else exponential((n, self.noise_width), generator)
+
+    def __call__(
+        self, logits: Tensor, noise: Tensor | None, past: Sequence[list[int]] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the eligible ids (B, V) and noise (B, noise_width) -> ids, int64 (B,); whether each ends
+        its row, bool (B,); and the probability of the last eligible id, float32 (B,).
+
+        past: each row's earlier ids, for `sampling.filter`. The probability is the one that `min_eos_p` is
+        compared with: Suno's of the distribution that is drawn from, transformers' (and the greedy one) of
+        the model's own. It is NaN if the logits are not finite.
+        """
+        if self.sampling.filter is not None:
+            seen = [
+                torch.tensor([i - self.start for i in ids if self.start <= i < self.stop]) for ids in past
+            ]
+            logits = self.sampling.filter(logits.float(), [ids.long().to(logits.device) for ids in seen])
+        p = probabilities(logits, self.sampling, self.rules)
+        if noise is not None and self.noise_width > self.stop - self.start:
+            noise = noise[:, self.vocab]
+        index = draw(p, noise)
+        own = self.rules != "suno" or self.sampling.temperature == 0
+        last_p = logits.float().softmax(-1)[:, -1] if own else p[:, -1]
+        ended = torch.zeros_like(index, dtype=torch.bool)
+        if self.ends:
+            ended = index == self.stop - self.start - 1
+            if self.min_eos_p is not None and self.rules == "suno":
+                ended = ended | (p[:, -1] >= self.min_eos_p)
+            elif self.min_eos_p is not None:
+                ended = ended | (last_p > self.min_eos_p)
+        return self.start + index, ended, last_p
+
+
+def semantic_sampler(vocab_size: int, config: GenerationConfig, tokens: TokenConfig) -> TokenSampler:
+    """Any semantic token or the end (spec 4.1). vocab_size: of the model's output."""
+    stop = tokens.semantic_eos + 1
+    width = stop if config.rules == "suno" else vocab_size
+    return TokenSampler(0, stop, config.semantic, config.rules, width, True, config.min_eos_p)
+
+
+def coarse_samplers(vocab_size: int, config: GenerationConfig, tokens: TokenConfig) -> list[TokenSampler]:
+    """One sampler a codebook, which allows that codebook's codes (spec 4.2).
+
+    By transformers' rules the last one also allows the ids behind the codes (D17).
+    """
+    samplers = []
+    for k in range(tokens.n_coarse):
+        start = tokens.semantic_vocab_size + k * tokens.codebook_size
+        stop, width = start + tokens.codebook_size, tokens.codebook_size
+        if config.rules == "transformers":
+            stop, width = vocab_size if k == tokens.n_coarse - 1 else stop, vocab_size
+        samplers.append(TokenSampler(start, stop, config.coarse, config.rules, width))
+    return samplers
+
+
 def probabilities(logits: Tensor, sampling: SamplingConfig, rules: str = "suno") -> Tensor:
-    """The distribution (..., V), float32, that a token is drawn from; at temperature 0 all of it on the
-    likeliest.
+    """The distribution (..., V), float32, that a token is drawn from; one-hot at temperature 0.
 
     The two systems filter in different orders and cut the nucleus differently (spec 4.1, D9, D10, D32).
     """
@@ -67,12 +182,12 @@ def probabilities(logits: Tensor, sampling: SamplingConfig, rules: str = "suno")
 
 
 def draw(p: Tensor, noise: Tensor | None) -> Tensor:
-    """Token ids (...) from probabilities (..., V) and noise of that shape; None takes the likeliest."""
+    """Indices (...) into probabilities (..., V), with noise of that shape; None takes the argmax."""
     return p.argmax(-1) if noise is None else (p / noise).argmax(-1)
 
 
 def _top_k(logits: Tensor, k: int | None) -> Tensor:
-    """Everything below the k-th largest goes; what equals it stays."""
+    """Keep the k largest logits, and those equal to the k-th."""
     if k is None:
         return logits
     threshold = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
@@ -80,7 +195,7 @@ def _top_k(logits: Tensor, k: int | None) -> Tensor:
 
 
 def _top_p_suno(logits: Tensor, p: float | None) -> Tensor:
-    """The likeliest ids until their sum, before temperature, exceeds p; the one that crosses it stays."""
+    """Keep the most probable ids until their sum, before temperature, exceeds p, and the one that crosses."""
     if p is None:
         return logits
     ordered, order = logits.sort(descending=True)
@@ -101,7 +216,7 @@ def _cumulative(ordered: Tensor) -> Tensor:
 
 
 def _top_p_transformers(logits: Tensor, p: float | None) -> Tensor:
-    """The least likely ids while their sum is at most 1 - p go; the likeliest always stays."""
+    """Drop the least probable ids while their sum is at most 1 - p; the most probable always stays."""
     if p is None or p >= 1.0:
         return logits
     ordered, order = logits.sort(descending=False)

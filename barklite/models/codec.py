@@ -61,12 +61,9 @@ def decoder(config: CodecConfig) -> nn.Sequential:
     channels = config.n_filters * 2 ** len(config.ratios)
     layers = [Conv(config.dimension, channels, 7), LSTM(channels)]
     for ratio in config.ratios:
-        layers += [
-            nn.ELU(),
-            ConvTranspose(channels, channels // 2, 2 * ratio, ratio),
-            Residual(channels // 2),
-        ]
-        channels //= 2
+        half = channels // 2
+        layers += [nn.ELU(), ConvTranspose(channels, half, 2 * ratio, ratio), Residual(half)]
+        channels = half
     return nn.Sequential(*layers, nn.ELU(), Conv(channels, 1, 7))
 
 

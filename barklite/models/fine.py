@@ -13,14 +13,11 @@ class FineGPT(nn.Module):
     def __init__(self, config: FineConfig):
         super().__init__()
         self.config = config
-        self.wtes = nn.ModuleList(
-            Embedding(config.vocab_size, config.n_embd) for _ in range(config.n_codes_total)
-        )
-        self.wpe = Embedding(config.block_size, config.n_embd)
-        self.h = nn.ModuleList(
-            Block(config.n_embd, config.n_head, norm_bias=True) for _ in range(config.n_layer)
-        )
-        self.ln_f = nn.LayerNorm(config.n_embd)
+        D, H = config.n_embd, config.n_head
+        self.wtes = nn.ModuleList(Embedding(config.vocab_size, D) for _ in range(config.n_codes_total))
+        self.wpe = Embedding(config.block_size, D)
+        self.h = nn.ModuleList(Block(D, H, norm_bias=True) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(D)
 
     def forward(
         self,
@@ -43,18 +40,15 @@ class FineGPT(nn.Module):
         none. Raises ValueError for codebook 0 or beyond the last, neither or both inputs, and too many
         frames.
         """
-        if not 1 <= codebook < self.config.n_codes_total:
-            raise ValueError(
-                f"codebook is {codebook}; the fine model predicts 1 to {self.config.n_codes_total - 1}"
-            )
+        K, most = self.config.n_codes_total, self.config.block_size
+        if not 1 <= codebook < K:
+            raise ValueError(f"codebook is {codebook}; the fine model predicts 1 to {K - 1}")
         if (codes is None) == (embeds is None):
             raise ValueError("give either codes or embeds")
         x = self.embed(codebook, codes) if embeds is None else embeds  # (B, T, D)
         if positions is None:
-            if x.shape[1] > self.config.block_size:
-                raise ValueError(
-                    f"{x.shape[1]} frames exceed the model's block_size {self.config.block_size}"
-                )
+            if x.shape[1] > most:
+                raise ValueError(f"{x.shape[1]} frames exceed the model's block_size {most}")
             positions = torch.arange(x.shape[1], device=x.device)
         x = x + self.wpe(positions)
         for block in self.h[:-1]:

@@ -12,28 +12,55 @@ from ..config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of every layer, written in place; the first `length` positions are filled."""
+    """Keys and values of every layer, written in place; row b has `lengths[b]` positions filled.
 
-    def __init__(self, config: GPTConfig, batch_size: int, max_length: int, device=None, dtype=None):
-        head = config.n_embd // config.n_head
-        shape = (2, config.n_layer, batch_size, config.n_head, max_length, head)
-        both = torch.empty(shape, device=device, dtype=dtype)
-        self.keys, self.values = both[0], both[1]  # (L, B, H, max_length, D / H)
-        self.length = 0
+    The rows in use are the first `len(lengths)` of the storage. Rows of different lengths grow together by
+    one position each.
+    """
+
+    def __init__(self, config: GPTConfig, rows: int, max_length: int, device=None, dtype=None):
+        shape = (2, config.n_layer, rows, config.n_head, max_length, config.n_embd // config.n_head)
+        # Zeros: masked positions are still read, and 0 times NaN is NaN. Pages never written take no memory.
+        self.keys, self.values = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, max_length, d)
+        self.lengths = [0] * rows
+        self.stale = [0] * rows  # of each row of the storage: where values of an earlier user may end
+        self.positions = torch.empty(0, dtype=torch.long)  # of the newest keys, (T,) or (B, 1)
+
+    @property
+    def length(self) -> int:
+        """Positions that the longest row has filled."""
+        return max(self.lengths, default=0)
+
+    def grow(self, T: int) -> tuple[Tensor, int]:
+        """Make room for T positions more in every row: their indices, (T,) for rows of one length, else
+        (B, 1); and S, how many positions are read from now on.
+        """
+        S = self.length + T
+        assert self.keys.shape[3] >= S, f"a cache of {self.keys.shape[3]} positions cannot hold {S}"
+        if min(self.lengths) == self.length:
+            self.positions = torch.arange(S - T, S, device=self.keys.device)
+        else:
+            assert T == 1, "rows of different lengths grow by one position at a time"
+            self.positions = torch.tensor(self.lengths, device=self.keys.device)[:, None]
+        self.lengths = [length + T for length in self.lengths]
+        return self.positions, S
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, H, T, D/H) behind the filled part; return it, grown.
+        """Write new keys and values (B, H, T, d) at `positions`; return all, (B, H, S, d).
 
-        Gradients reach what is new; what earlier calls left is a constant.
+        Gradients reach the new ones; those of earlier calls are constants.
         """
-        end = self.length + k.shape[2]
-        assert end <= self.keys.shape[3], f"a cache of {self.keys.shape[3]} positions cannot hold {end}"
-        self.keys[layer, :, :, self.length : end] = k.detach()
-        self.values[layer, :, :, self.length : end] = v.detach()
-        if torch.is_grad_enabled():  # not the cache itself, which later calls write to
-            past = (both[layer, :, :, : self.length] for both in (self.keys, self.values))
+        B, T, S = len(self.lengths), k.shape[2], self.length
+        for stored, new in ((self.keys[layer, :B], k.detach()), (self.values[layer, :B], v.detach())):
+            if self.positions.ndim == 1:
+                stored[:, :, S - T : S] = new
+            else:
+                rows = torch.arange(B, device=new.device)
+                stored[rows, :, self.positions[:, 0]] = new[:, :, 0].to(stored.dtype)
+        if torch.is_grad_enabled():  # not the storage itself, which later calls write to
+            past = (stored[layer, :B, :, : S - T] for stored in (self.keys, self.values))
             return tuple(torch.cat(pair, 2) for pair in zip(past, (k, v), strict=True))
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, H, S, D / H)
+        return self.keys[layer, :B, :, :S], self.values[layer, :B, :, :S]
 
 
 class Embedding(nn.Embedding):
@@ -63,13 +90,7 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        causal: bool,
-        cache: KVCache | None,
-        layer: int,
-        rows: slice = slice(None),
+        self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer=0, rows=slice(None)
     ) -> Tensor:
         q, k, v = rearrange(self.c_attn(x), "B T (three H d) -> three B H T d", three=3, H=self.n_head)
         if cache is not None:
@@ -78,6 +99,7 @@ class Attention(nn.Module):
         return self.c_proj(rearrange(y, "B H T d -> B T (H d)"))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """A query is the last key that `mask` allows it; without a mask the T queries are the last keys."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
@@ -102,15 +124,9 @@ class Block(nn.Module):
         self.mlp = MLP(n_embd)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        causal: bool = False,
-        cache: KVCache | None = None,
-        layer: int = 0,
-        rows: slice = slice(None),
+        self, x: Tensor, mask=None, causal=False, cache: KVCache | None = None, layer=0, rows=slice(None)
     ) -> Tensor:
-        """rows: the positions whose result is wanted, which `mask` is for; all are attended to."""
+        """rows: the positions whose result is wanted, and that `mask` is for; all are attended to."""
         x = x[:, rows] + self.attn(self.ln_1(x), mask, causal, cache, layer, rows)
         return x + self.mlp(self.ln_2(x))
 
@@ -126,6 +142,11 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(config.n_embd, config.n_head) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
         self.lm_head = Head(config.n_embd, config.output_vocab_size, bias=False)
+
+    def new_cache(self, rows: int, max_length: int) -> KVCache:
+        """An empty cache on the model's device, in the dtype of its activations."""
+        like = self.wpe(torch.zeros(1, dtype=torch.long, device=self.wpe.weight.device))
+        return KVCache(self.config, rows, max_length, like.device, like.dtype)
 
     def forward(
         self,
@@ -152,34 +173,27 @@ class GPT(nn.Module):
         if (ids is None) == (embeds is None):
             raise ValueError("give either ids or embeds")
         x = self.wte(ids) if embeds is None else embeds  # (B, T, D)
-        T, start = x.shape[1], 0 if cache is None else cache.length
-        if positions is None:
-            if start + T > self.config.block_size:
-                raise ValueError(
-                    f"{start + T} positions exceed the model's block_size {self.config.block_size}"
-                )
-            positions = torch.arange(start, start + T, device=x.device)
-        x = x + self.wpe(positions)
+        T = x.shape[1]
+        if positions is None and T + (0 if cache is None else cache.length) > self.config.block_size:
+            raise ValueError(f"the positions exceed the model's block_size {self.config.block_size}")
+        index, S = (torch.arange(T, device=x.device), T) if cache is None else cache.grow(T)
+        x = x + self.wpe(index if positions is None else positions)
 
-        causal = mask is None and start == 0 and T > 1  # a lone query, the newest, may see every key: no mask
-        if T > 1 and not causal:
-            order = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
+        causal = mask is None and S == T > 1 and index.ndim == 1
+        if not causal and (T > 1 or index.ndim == 2):  # else a lone newest query attends to every key
+            order = torch.arange(S, device=x.device) <= index[..., None]  # (T, S) or (B, 1, S)
+            order = order if index.ndim == 1 else order[:, None]  # (B, 1, 1, S)
             mask = order if mask is None else order & mask
         for layer, block in enumerate(self.h[:-1]):
             x = block(x, mask, causal, cache, layer)
         if last and T > 1:  # in generation nobody reads the other positions: the last block skips them
-            rows, causal, mask = slice(-1, None), False, None if mask is None else mask[..., -1:, :]
-        else:
-            rows = slice(None)
+            causal, mask = False, None if mask is None else mask[..., -1:, :]
+        rows = slice(-1 if last else None, None)
         x = self.h[-1](x, mask, causal, cache, len(self.h) - 1, rows)
-        if cache is not None:
-            cache.length += T
         logits = self.lm_head(self.ln_f(x), vocab)
         return logits, None if targets is None else cross_entropy(logits, targets)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the targets that are not -100, in float32."""
-    return F.cross_entropy(
-        rearrange(logits, "B T V -> (B T) V").float(), targets.reshape(-1), ignore_index=-100
-    )
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)

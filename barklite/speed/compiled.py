@@ -5,29 +5,20 @@ AOTInductor), with weights and cache as arguments: every layer of both models ca
 for the next process.
 """
 
-import contextlib
-import hashlib
-import inspect
-import os
-import platform
 import sys
-import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..decode.engine import Engine, SlotCache
-from ..models.gpt import GPT
-from ..storage.hub import cache_directory
-from ..validation import first_line
+from ..decode.engine import Engine
+from ..models.gpt import GPT, KVCache
+from ..storage import native
 from . import quantize
-from .graphs import Graphs
+from .graphs import CUDAGraphEngine
 
 
 def check_compile(compile: bool, device: torch.device) -> None:
@@ -40,28 +31,14 @@ def check_compile(compile: bool, device: torch.device) -> None:
 
 def engine_for(semantic: GPT, coarse: GPT, device: torch.device) -> Engine:
     """The fastest engine there is for two models on `device`; what it has to compile it compiles now."""
-    return CompiledSteps([semantic, coarse]) if device.type == "cpu" else Graphs([semantic, coarse], device)
+    models = [semantic, coarse]
+    if device.type == "cpu":
+        return CompiledCPUEngine(models)
+    native.inductor_cache()
+    return CUDAGraphEngine(models, device)
 
 
 # --- one token on the CPU -----------------------------------------------------------------------------------
-
-
-class RowsCache(SlotCache):
-    """A cache whose layers, and beside them each block's weights, are what a compiled step of one row takes.
-
-    All have the same strides, longer than any row, because those are compiled in. dtype: 16 bits halve what
-    every step has to read.
-    """
-
-    def __init__(self, model: GPT, slots: int, dtype: torch.dtype):
-        super().__init__(model.config, slots, model.config.block_size + 16, dtype=dtype)
-        self.layers = [
-            [
-                (k, v, *(t.detach() for t in block_tensors(block)))
-                for k, v, block in zip(self.keys[:, b], self.values[:, b], model.h, strict=True)
-            ]
-            for b in range(slots)
-        ]
 
 
 def linears(block: nn.Module) -> list[nn.Module]:
@@ -99,7 +76,7 @@ class BlockStep(nn.Module):
         self.counts = [len(tensors(linear)) for linear in linears(block)]
 
     def settings(self) -> tuple:
-        """What of the compiled code is not in its arguments' shapes."""
+        """Constants baked into the compiled code; part of the cache key."""
         return self.n_head, self.eps, [product.__qualname__ for product in self.products]
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, ln_1: Tensor, ln_2: Tensor, *weights: Tensor):
@@ -109,12 +86,12 @@ class BlockStep(nn.Module):
             partial(product, *islice(weights, n))
             for product, n in zip(self.products, self.counts, strict=True)
         )
-        q, k, v = attn(stored(F.layer_norm(x, x.shape, ln_1.float(), eps=self.eps))).view(3, self.n_head, -1)
+        q, k, v = attn(normalized(x, ln_1, self.eps)).view(3, self.n_head, -1)
         keys[:, -1], values[:, -1] = k.to(keys.dtype), v.to(values.dtype)
         scores = (q[:, None] * q.shape[-1] ** -0.5 * keys.float()).sum(-1)  # (H, S)
-        y = (stored(scores).softmax(-1)[..., None] * values.float()).sum(1)  # (H, d)
-        x = stored(x + proj(stored(y.flatten())))
-        return x + down(stored(F.gelu(fc(stored(F.layer_norm(x, x.shape, ln_2.float(), eps=self.eps))))))
+        y = (materialized(scores).softmax(-1)[..., None] * values.float()).sum(1)  # (H, d)
+        x = materialized(x + proj(materialized(y.flatten())))
+        return x + down(materialized(F.gelu(fc(normalized(x, ln_2, self.eps)))))
 
 
 class HeadStep(nn.Module):
@@ -125,70 +102,100 @@ class HeadStep(nn.Module):
         self.eps, self.product = model.ln_f.eps, row_product(model.lm_head)
 
     def settings(self) -> tuple:
-        """What of the compiled code is not in its arguments' shapes."""
+        """Constants baked into the compiled code; part of the cache key."""
         return self.eps, self.product.__qualname__
 
     def forward(self, x: Tensor, ln_f: Tensor, *weights: Tensor) -> Tensor:
-        return self.product(*weights, stored(F.layer_norm(x, x.shape, ln_f.float(), eps=self.eps)))
+        return self.product(*weights, normalized(x, ln_f, self.eps))
 
 
-def stored(x: Tensor) -> Tensor:
-    """x, which the compiler then has to store here: it would compute it again for each of its readers."""
+def materialized(x: Tensor) -> Tensor:
+    """Force Inductor to materialise x, which it would otherwise compute again for each reader."""
     return torch.as_strided(x, x.shape, x.stride())
 
 
-class CompiledSteps(Engine):
-    """Steps of few rows on the CPU by compiled C++, row by row; all else as it is."""
+def normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return materialized(F.layer_norm(x, x.shape, weight.float(), eps=eps))
+
+
+class CompiledCPUEngine(Engine):
+    """Steps of few rows on the CPU by compiled C++, row by row; all else by the plain modules."""
 
     def __init__(self, models: list[GPT]):
         """Compile for `models`, or load what an earlier process compiled. ValueError where that fails."""
         self.seconds = 0.0  # spent compiling
         self._steps: dict[GPT, tuple[Callable, Callable, torch.dtype]] = {}
         self._kinds: dict[GPT, tuple] = {}
+        self._forward: dict[KVCache, Callable] = {}  # of the caches in use
         for model in models:
             self._prepare(model)
 
+    def supports(self, model: nn.Module) -> bool:
+        """Whether all modules are barklite's own: the compiled code reads their weights, so an adapter, a
+        subclass or a replaced method would be lost.
+        """
+        known = quantize.PLAIN_MODULES | quantize.SMALL_MODULES
+        return not isinstance(model, GPT) or all(
+            type(module) in known and not {"forward", "attend"} & vars(module).keys()
+            for module in model.modules()
+        )
+
     def _prepare(self, model: GPT) -> None:
-        """Steps for a model that is new, or whose weights have another dtype or layout now: their code reads
-        memory as it was told once.
+        """Compile for a model that is new, or whose weights have other dtypes or layouts than before: the
+        code reads memory as it was when it was compiled.
         """
         layers = [tuple((t.shape, t.stride(), t.dtype) for t in block_tensors(b)) for b in model.h]
         kinds = [tuple(type(linear) for linear in linears(b)) for b in model.h]
         if len({*zip(layers, kinds, strict=True)}) != 1:
-            raise ValueError(
-                "compile=True needs layers that are alike in sizes and dtypes, and these are not"
-            )
+            raise ValueError("compile=True needs layers of the same sizes and dtypes, and these differ")
         head = tuple((t.stride(), t.dtype) for t in tensors(model.lm_head))
         kind = layers[0], kinds[0], head, type(model.lm_head)
         if self._kinds.get(model) != kind:
-            kv = cache_dtype(model)
-            self._steps[model] = self._block(model, kv), self._head(model), kv
+            dtype = cache_dtype(model)
+            self._steps[model] = self._block(model, dtype), self._head(model), dtype
             self._kinds[model] = kind
 
-    def cache(self, model: GPT, length: int, slots: int = 1) -> SlotCache:
-        if slots > few_rows(model):
-            return super().cache(model, length, slots)
+    def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
+        """The compiled step wants its own dtype, and strides that are longer than any row."""
+        if rows > few_rows(model):
+            return super().new_cache(model, rows, max_length)
         self._prepare(model)
-        return RowsCache(model, slots, self._steps[model][2])
+        cache = step_cache(model, rows, self._steps[model][2])
+        cache.lengths = []
+        self._forward[cache] = self._forward_of(model, cache)
+        return cache
 
-    def step(self, model: GPT, ids: Tensor, cache: SlotCache, vocab: slice) -> Tensor:
-        if not isinstance(cache, RowsCache):
-            return super().step(model, ids, cache, vocab)
-        block, head, _ = self._steps[model]
-        last = model.ln_f.weight.detach(), *(t.detach() for t in tensors(model.lm_head, vocab))
-        logits = []
-        for b, token in enumerate(ids):
-            position = cache.lengths[b]
-            cache.lengths[b] = end = position + 1
-            x = (model.wte(token).float() + model.wpe.weight[position].float()).view(-1)
-            for keys, values, *weights in cache.layers[b]:
-                x = block(x, keys[:, :end], values[:, :end], *weights)
-            logits.append(head(x, *last))
-        return torch.stack(logits)
+    def release(self, model: GPT, cache: KVCache) -> None:
+        self._forward.pop(cache, None)
+
+    def decode(self, model: GPT, ids: Tensor, cache: KVCache, samplers, noise, past=(), forward=None):
+        return super().decode(model, ids, cache, samplers, noise, past, self._forward.get(cache, forward))
+
+    def _forward_of(self, model: GPT, cache: KVCache) -> Callable:
+        """`GPT.forward` of one token a row, compiled, for a cache that stays where it is."""
+        block_step, head_step, _ = self._steps[model]
+        weights = [[t.detach() for t in block_tensors(block)] for block in model.h]
+        norm = model.ln_f.weight.detach()
+        keys, values = cache.keys.unbind(1), cache.values.unbind(1)  # a row each, (L, H, S, d)
+        layers = [list(zip(*row, weights, strict=True)) for row in zip(keys, values, strict=True)]
+
+        def forward(ids: Tensor, cache: KVCache, last: bool, vocab: slice) -> tuple[Tensor, None]:
+            head, logits = [t.detach() for t in tensors(model.lm_head, vocab)], []
+            for b, token in enumerate(ids):
+                position = cache.lengths[b]
+                cache.lengths[b] = end = position + 1
+                x = (model.wte(token).float() + model.wpe.weight[position].float()).view(-1)
+                for keys, values, block in layers[b]:
+                    x = block_step(x, keys[:, :end], values[:, :end], *block)
+                logits.append(head_step(x, norm, *head))
+            return torch.stack(logits)[:, None], None  # (B, 1, V)
+
+        return forward
 
     def _block(self, model: GPT, kv: torch.dtype) -> Callable:
         x = torch.zeros(model.config.n_embd)
-        keys, values, *weights = RowsCache(model, 1, kv).layers[0][0]
+        cache, weights = step_cache(model, 1, kv), [t.detach() for t in block_tensors(model.h[0])]
+        keys, values = cache.keys[0, 0], cache.values[0, 0]  # (H, S, d)
         filled = torch.export.Dim("filled", min=2, max=model.config.block_size)
         shapes = (None, {1: filled}, {1: filled}, None, None, (None,) * (len(weights) - 2))
         example = (x, keys.zero_()[:, :9], values.zero_()[:, :9], *weights)
@@ -202,36 +209,18 @@ class CompiledSteps(Engine):
         return self._compiled(HeadStep(model), example, shapes)
 
     def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: tuple) -> Callable:
-        path = _packages() / f"{_key(module, example)}.pt2"
-        if path.is_file():
-            with contextlib.suppress(RuntimeError, OSError):  # damaged: made again
-                return _load(path)
-        start = time.perf_counter()
-        print("barklite: compiling a step, once on this machine ...", flush=True, file=sys.stderr)
-        compile_to(module, example, shapes, path)
-        self.seconds += time.perf_counter() - start
-        print(f"barklite: compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        try:
-            return _load(path)
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"compiled steps cannot be loaded here: {first_line(error)}") from error
+        step, seconds = native.compiled(module, example, shapes, (sys.modules[__name__], quantize))
+        self.seconds += seconds
+        return step
 
 
-def _packages() -> Path:
-    """Where compiled packages are kept. ValueError if that place cannot be written."""
-    try:
-        path = cache_directory() / "compiled"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-    except (OSError, RuntimeError) as error:  # the latter where there is no home directory
-        raise ValueError(
-            f"compile=True keeps what it makes in a cache, which cannot be written: {first_line(error)} "
-            "(set XDG_CACHE_HOME to a directory that can)"
-        ) from error
+def step_cache(model: GPT, rows: int, dtype: torch.dtype) -> KVCache:
+    """A cache for compiled steps. Its strides are compiled in, so it has one length for all rows."""
+    return KVCache(model.config, rows, model.config.block_size + 16, dtype=dtype)
 
 
 def few_rows(model: GPT) -> int:
-    """Slots up to which compiled steps, row by row, are quicker than products with all rows (measured)."""
+    """Rows up to which compiled steps, row by row, are faster than products with all rows (measured)."""
     linear = linears(model.h[0])[0]
     if isinstance(linear, quantize.Linear16):
         return 8 if linear.weight.dtype == torch.float16 else 3
@@ -242,55 +231,3 @@ def cache_dtype(model: GPT) -> torch.dtype:
     """float32 stays exact; beside smaller weights a float32 cache would be what a step mostly reads."""
     plain = all(isinstance(linear, nn.Linear) for linear in linears(model.h[0]))
     return torch.float32 if plain else torch.bfloat16
-
-
-def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, path: Path) -> None:
-    """Compile `module` into the package `path`. ValueError, in words, if this machine cannot."""
-    import torch._inductor
-
-    unfinished = path.with_name(f".{path.stem}-{time.time_ns()}.pt2")
-    options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.export.export(module, example, dynamic_shapes=shapes)
-            torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(unfinished), inductor_configs=options
-            )
-        unfinished.replace(path)
-    except Exception as error:  # every stage of the compiler has its own classes
-        raise ValueError(
-            "compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: "
-            + first_line(error)
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _load(path: Path) -> Callable:
-    """A package as a function. RuntimeError if it is damaged."""
-    try:  # the C++ class itself: no second is spent importing the compiler, and a call costs less
-        run = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1).run
-    except (AttributeError, TypeError):  # another PyTorch
-        from torch._inductor import aoti_load_package
-
-        return aoti_load_package(str(path))
-    return lambda *given: run(list(given))[0]
-
-
-def _key(module: nn.Module, example: tuple[Tensor, ...]) -> str:
-    """A file name for what is compiled: another for other code, PyTorch, processor, shapes and dtypes."""
-    what = [inspect.getsource(sys.modules[__name__]), inspect.getsource(quantize), torch.__version__]
-    what += [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
-    what += [f"{torch.get_num_threads()} threads of {os.cpu_count()}"]  # both are compiled in
-    what += [type(module).__name__, str(module.settings())]
-    what += [f"{tuple(t.shape)} {t.stride()} {t.dtype}" for t in example]
-    return hashlib.sha256("\0".join(what).encode()).hexdigest()[:32]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))

@@ -10,52 +10,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import SamplingConfig
-from ..decode.engine import Choice, Engine, SlotCache
+from ..decode.engine import Engine
+from ..decode.sampling import TokenSampler
 from ..models.codec import Codec
 from ..models.fine import FineGPT
-from ..models.gpt import GPT
+from ..models.gpt import GPT, KVCache
 from ..validation import first_line
 
 
-class StaticCache(SlotCache):
-    """Keys and values that stay where they are, and what else one captured step of all rows reads and writes.
+class StepBuffers:
+    """What a captured step reads and writes beside keys and values, at fixed addresses."""
 
-    `lengths` are the host's counts of the filled positions, `positions` the device's.
-    """
-
-    def __init__(self, model: GPT, slots: int, chunk: int, device: torch.device, dtype: torch.dtype):
-        super().__init__(model.config, slots, model.config.block_size, device, dtype)
-        self.positions, self.token = (torch.zeros(slots, dtype=torch.long, device=device) for _ in range(2))
+    def __init__(self, cache: KVCache, chunk: int, vocab_size: int):
+        rows, device = cache.keys.shape[1], cache.keys.device
+        self.positions, self.token = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(2))
         self.index = torch.zeros(1, dtype=torch.long, device=device)  # of the step within its chunk
-        self.tokens = torch.zeros(chunk, slots, dtype=torch.long, device=device)
-        self.ended = torch.zeros(chunk, slots, dtype=torch.bool, device=device)
-        self.eos_p = torch.zeros(chunk, slots, device=device)
-        self.noise = torch.ones(chunk, slots, model.config.output_vocab_size, device=device)
-
-    def stale(self, slot: int) -> int:
-        """Any: empty slots are computed too, and the cache serves many rows one after another."""
-        return self.keys.shape[3]
+        self.made = (  # ids, ended and last_p of each step, (chunk, rows)
+            torch.zeros(chunk, rows, dtype=torch.long, device=device),
+            torch.zeros(chunk, rows, dtype=torch.bool, device=device),
+            torch.zeros(chunk, rows, device=device),
+        )
+        self.noise = torch.ones(chunk, rows, vocab_size, device=device)
 
     def state(self) -> list[Tensor]:
-        """What a step changes, but for keys and values, which a second run writes again as they are."""
+        """What a step changes; keys and values are not in it, because a second run writes the same again."""
         return [self.positions, self.index, self.token, *self.made]
 
-    @property
-    def made(self) -> tuple[Tensor, ...]:
-        """What a chunk's choices give, each (chunk, slots)."""
-        return self.tokens, self.ended, self.eos_p
 
-
-class _Layer:
-    """One layer of a StaticCache inside a step: each row writes at its position and reads a whole bucket."""
+class LayerView:
+    """One layer of a cache inside a step: each row writes at its position and reads a whole bucket."""
 
     def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, bucket: int):
         self.keys, self.values, self.positions, self.bucket = keys, values, positions, bucket
         self.rows = torch.arange(len(positions), device=positions.device)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        for both, new in ((self.keys, k), (self.values, v)):
-            both[self.rows, :, self.positions] = new[:, :, 0].to(both.dtype)
+        for stored, new in ((self.keys, k), (self.values, v)):
+            stored[self.rows, :, self.positions] = new[:, :, 0].to(stored.dtype)
         return self.keys[:, :, : self.bucket], self.values[:, :, : self.bucket]
 
 
@@ -63,28 +54,28 @@ def block_step(
     block: nn.Module, x: Tensor, mask: Tensor, keys: Tensor, values: Tensor, positions: Tensor, bucket: int
 ) -> Tensor:
     """`block` for one token a row, x (B, 1, D); compiled once a bucket for all layers of all models."""
-    return block(x, mask, False, _Layer(keys, values, positions, bucket))
+    return block(x, mask, False, LayerView(keys, values, positions, bucket))
 
 
-def power_of_two(n: int) -> int:
-    """The least that is not less than n."""
+def next_power_of_two(n: int) -> int:
+    """Smallest power of two >= n."""
     return 1 << (n - 1).bit_length()
 
 
-def _more_rows(codes: Tensor) -> Tensor:
-    """The last row repeated up to a power of two: few numbers of rows are captured."""
-    lack = power_of_two(len(codes)) - len(codes)
-    return torch.cat((codes, codes[-1:].expand(lack, *codes.shape[1:]))) if lack else codes
+def padded_rows(codes: Tensor) -> Tensor:
+    """Repeat the last row up to a power of two, so that few batch sizes are captured."""
+    missing = next_power_of_two(len(codes)) - len(codes)
+    return torch.cat((codes, codes[-1:].expand(missing, *codes.shape[1:]))) if missing else codes
 
 
-class Graphs(Engine):
-    """Steps as CUDA graphs: forward, draw, cache write and position + 1 are one launch.
+class CUDAGraphEngine(Engine):
+    """Steps as CUDA graphs: forward, sampling, cache write and position + 1 are one launch.
 
-    The noise of a chunk of steps is drawn outside and read by index; the host looks for the end once a chunk.
-    Lengths are bucketed, and so are numbers of rows (1, 2, 4, 8 ...): the first text that needs a length
-    captures it, which takes a fraction of a second, and other sampling settings capture anew. Blocks are
-    compiled once for a length and a number of rows, those for one row when the engine is made. The passes of
-    the fine model and the codec are captured at their few shapes. From one thread.
+    The noise of a chunk of steps is drawn outside and read by index; the host checks for the end once a
+    chunk. Lengths are bucketed, and so are batch sizes (1, 2, 4, 8 ...): the first text that needs a bucket
+    captures it, in a fraction of a second, and other sampling settings are captured again. Blocks are
+    compiled once for a length and a batch size, those for one row when the engine is made. The passes of the
+    fine model and the codec are captured at their few shapes. Use it from one thread.
     """
 
     chunk = 32
@@ -102,8 +93,9 @@ class Graphs(Engine):
         # One code for every number of rows and length: more than Dynamo's 8.
         raised = config.patch(recompile_limit=64)
         self._block_step = raised(compiler(own, fullgraph=True, dynamic=False))
-        self._free: dict[GPT, list[StaticCache]] = {}  # caches that nobody uses now
-        self._weights: dict[nn.Module, tuple[int, ...]] = {}  # where those of the captured graphs lie
+        self._pooled: dict[GPT, list[KVCache]] = {}  # caches that are not in use
+        self._buffers: dict[KVCache, StepBuffers] = {}
+        self._weights: dict[nn.Module, tuple[int, ...]] = {}  # addresses when their graphs were captured
         self._graphs: dict[tuple, Callable] = {}
         self._pool, self._stream = None, torch.cuda.Stream(device) if device.type == "cuda" else None
         start = time.perf_counter()
@@ -117,69 +109,89 @@ class Graphs(Engine):
             raise ValueError(f"compile=True on CUDA needs Triton and a C compiler: {reason}") from error
         self.seconds = time.perf_counter() - start
 
-    def cache(self, model: GPT, length: int, slots: int = 1) -> StaticCache:
-        slots, held = power_of_two(slots), self._free.setdefault(model, [])
-        held.sort(key=lambda cache: len(cache.lengths))
-        for i, cache in enumerate(held):
-            if len(cache.lengths) >= slots:
-                return held.pop(i)
-        self._graphs = {key: graph for key, graph in self._graphs.items() if key[1] not in held}
-        held.clear()  # the larger one serves as well
-        like = model.wpe(torch.zeros(1, dtype=torch.long, device=self.device))
-        return StaticCache(model, slots, self.chunk, self.device, like.dtype)
+    def supports(self, model: nn.Module) -> bool:
+        """Whether a causal model is a plain GPT: a step calls its blocks, and not its own forward."""
+        return not isinstance(model, GPT) or (type(model) is GPT and "forward" not in vars(model))
 
-    def row_bytes(self, model: GPT, length: int) -> int:
-        """Of a whole block, and twice: numbers of slots are powers of two."""
-        return 2 * super().row_bytes(model, model.config.block_size)
+    def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
+        """A pooled cache with at least `rows` rows, or a new one of the model's block size."""
+        rows, pooled = next_power_of_two(rows), self._pooled.setdefault(model, [])
+        pooled.sort(key=lambda cache: cache.keys.shape[1])
+        for i, cache in enumerate(pooled):
+            if cache.keys.shape[1] >= rows:
+                return pooled.pop(i)
+        for cache in pooled:  # a larger cache replaces them
+            self._graphs = {key: graph for key, graph in self._graphs.items() if key[1] is not cache}
+            del self._buffers[cache]
+        pooled.clear()
+        cache = super().new_cache(model, rows, model.config.block_size)
+        self._buffers[cache] = StepBuffers(cache, self.chunk, model.config.output_vocab_size)
+        return cache
 
-    def release(self, model: GPT, cache: StaticCache) -> None:
-        """Its graphs can serve the next rows."""
-        assert not any(cache is other for other in self._free[model])
-        cache.lengths = [0] * len(cache.lengths)
-        self._free[model].append(cache)
+    def release(self, model: GPT, cache: KVCache) -> None:
+        """Return the cache to the pool; its graphs stay valid."""
+        assert not any(cache is other for other in self._pooled[model])
+        cache.stale, cache.lengths = [cache.keys.shape[3]] * cache.keys.shape[1], []
+        self._pooled[model].append(cache)
+
+    def cache_bytes(self, model: GPT, max_length: int) -> int:
+        """Of the whole block size, and twice, because batch sizes are powers of two."""
+        return 2 * super().cache_bytes(model, model.config.block_size)
 
     def decode(
-        self, model: GPT, tokens: Tensor, cache: StaticCache, noise: Tensor | None, choices: Sequence[Choice]
+        self,
+        model: GPT,
+        ids: Tensor,
+        cache: KVCache,
+        samplers: Sequence[TokenSampler],
+        noise: Tensor | None,
+        past: Sequence[list[int]] = (),
+        forward: Callable | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if past or forward:  # a sampler with a Python filter
+            return super().decode(model, ids, cache, samplers, noise, past, forward)
         self._forget_moved(model)
-        n, B = len(choices), len(tokens)
-        rows = power_of_two(B)  # those behind the last compute nothing of use
-        most = model.config.block_size
-        cache.token[:B].copy_(tokens)
-        cache.positions.copy_(torch.tensor(cache.lengths).clamp_(max=most - 1))
-        cache.index.zero_()
+        n, B, buffers, longest = len(samplers), len(ids), self._buffers[cache], model.config.block_size
+        rows = next_power_of_two(B)  # the rows past B compute nothing of use
+        buffers.token[:B].copy_(ids)
+        lengths = torch.zeros(len(cache.stale), dtype=torch.long)
+        lengths[:B] = torch.tensor(cache.lengths)
+        buffers.positions.copy_(lengths)
+        buffers.index.zero_()
         if noise is not None:
-            cache.noise[:n, :B, : noise.shape[2]].copy_(noise)
-        for choice in choices:
-            bucket = min(-(-(max(cache.lengths[:B]) + 1) // self.bucket) * self.bucket, most)
-            step = partial(self._step, model, cache, choice, rows, bucket)
-            self._graph((model, cache, choice, rows, bucket), step, cache.state())()
-            cache.lengths[:B] = [length + 1 for length in cache.lengths[:B]]
-        return tuple(each[:n, :B].clone() for each in cache.made)
+            buffers.noise[:n, :B, : noise.shape[2]].copy_(noise)
+        for sampler in samplers:
+            bucket = min(-(-(cache.length + 1) // self.bucket) * self.bucket, longest)
+            step = partial(self._step, model, cache, sampler, rows, bucket)
+            self._graph((model, cache, sampler, rows, bucket), step, buffers.state())()
+            cache.lengths = [length + 1 for length in cache.lengths]
+        cache.stale[B:] = [longest] * len(cache.stale[B:])
+        return tuple(each[:n, :B].clone() for each in buffers.made)
 
-    def _step(self, model: GPT, cache: StaticCache, choice: Choice, rows: int, bucket: int) -> None:
-        """One step of the first `rows` slots, from state to state. Nothing in it waits for the device."""
-        positions = cache.positions[:rows]
-        x = (model.wte(cache.token[:rows]) + model.wpe(positions))[:, None]  # (B, 1, D)
+    def _step(self, model: GPT, cache: KVCache, sampler: TokenSampler, rows: int, bucket: int) -> None:
+        """One step of the first `rows` rows, from buffer to buffer. It never waits for the device."""
+        buffers = self._buffers[cache]
+        positions = buffers.positions[:rows]
+        x = (model.wte(buffers.token[:rows]) + model.wpe(positions))[:, None]  # (B, 1, D)
         mask = torch.arange(bucket, device=self.device) <= positions[:, None, None, None]  # (B, 1, 1, S)
         for block, keys, values in zip(model.h, cache.keys, cache.values, strict=True):
             x = self._block_step(block, x, mask, keys[:rows], values[:rows], positions, bucket)
-        logits = model.lm_head(model.ln_f(x), choice.vocab)[:, -1]
+        logits = model.lm_head(model.ln_f(x), sampler.vocab)[:, -1]
         noise = None
-        if choice.sampling.temperature != 0:
-            noise = cache.noise.index_select(0, cache.index)[0, :rows, : choice.width]
-        made = choice(logits, noise)
-        for each, new in zip(cache.made, made, strict=True):
-            each[:, :rows].index_copy_(0, cache.index, new[None])
-        cache.token[:rows].copy_(made[0])
-        cache.positions.add_(1).clamp_(max=model.config.block_size - 1)
-        cache.index.add_(1)
+        if sampler.sampling.temperature != 0:
+            noise = buffers.noise.index_select(0, buffers.index)[0, :rows, : sampler.noise_width]
+        step = sampler(logits, noise)
+        for each, new in zip(buffers.made, step, strict=True):
+            each[:, :rows].index_copy_(0, buffers.index, new[None])
+        buffers.token[:rows].copy_(step[0])
+        buffers.positions.add_(1).clamp_(max=model.config.block_size - 1)
+        buffers.index.add_(1)
 
-    def fine(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
+    def fine_logits(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
         self._forget_moved(model)
         T, stop = codes.shape[-1], rows.stop if rows.stop is not None else codes.shape[-1]
         first = rows.start // self.start_step * self.start_step
-        padded = _more_rows(codes)
+        padded = padded_rows(codes)
         out = self._call(
             (model, codebook, padded.shape, first, vocab.start, vocab.stop),
             lambda codes: model(codebook, codes, rows=slice(first, T), vocab=vocab)[0],
@@ -187,12 +199,12 @@ class Graphs(Engine):
         )
         return out[: len(codes), rows.start - first : stop - first].clone()
 
-    def decode_audio(self, codec: Codec, codes: Tensor) -> Tensor:
+    def synthesize(self, codec: Codec, codes: Tensor) -> Tensor:
         T = codes.shape[-1]
         if T < 16:  # padding on the right changes what is shorter than the filters see (spec 6.2)
             return codec.decode(codes)
         self._forget_moved(codec)
-        padded = _more_rows(F.pad(codes, (0, -T % self.frame_step), value=0))
+        padded = padded_rows(F.pad(codes, (0, -T % self.frame_step), value=0))
         out = self._call((codec, padded.shape), codec.decode, padded)
         return out[: len(codes), : T * codec.config.hop].clone()
 
@@ -251,11 +263,11 @@ class Graphs(Engine):
         """Compile for every bucket now, not when a text first needs it."""
         if model.wpe.weight.device.type != self.device.type:
             return  # offloaded: its first stage compiles
-        cache = self.cache(model, 0)
-        choice = Choice(0, 2, SamplingConfig(), "suno", 2)
+        cache = self.new_cache(model, 1, 0)
+        buffers, sampler = self._buffers[cache], TokenSampler(0, 2, SamplingConfig(), "suno", 2)
         last = model.config.block_size
         for bucket in (*range(self.bucket, last, self.bucket), last):
-            cache.positions.zero_()
-            cache.index.zero_()
-            self._step(model, cache, choice, 1, bucket)
+            buffers.positions.zero_()
+            buffers.index.zero_()
+            self._step(model, cache, sampler, 1, bucket)
         self.release(model, cache)

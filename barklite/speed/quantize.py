@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.fine import FineGPT
-from ..models.gpt import GPT, Attention, Embedding, Head
+from ..models.gpt import GPT, MLP, Attention, Block, Embedding, Head
+from ..storage.formats import round_rows
 
 FORMATS = ("int8", "int4")
 GROUP = 32  # inputs that share an int4 scale
@@ -68,6 +69,9 @@ def is_quantized(model: nn.Module) -> bool:
 def _swap(module: nn.Module, quantize: str | None, on_cpu: bool, fine: bool) -> None:
     for name, child in module.named_children():
         new = None
+        if type(child) not in PLAIN_MODULES:
+            kind = f"{name!r} is a {type(child).__name__}"
+            raise ValueError(f"{kind}, which would be lost: quantize first, and then add adapters or layers")
         if isinstance(child, Head):
             new = Head8(child.weight) if quantize else Head16(child.weight)
         elif isinstance(child, nn.Linear):
@@ -226,17 +230,6 @@ def _causal(start: int, stop: int) -> Tensor:
 # --- 8 bits -------------------------------------------------------------------------------------------------
 
 
-def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) -> int8 of that shape and float32 scales (out,): the largest of a row becomes 127."""
-    rounded, scales = torch.empty_like(weight, dtype=torch.int8), []
-    for part, into in zip(weight.detach().split(256), rounded.split(256), strict=True):  # no second copy
-        part = part.float()
-        scale = part.abs().amax(-1).clamp(min=1e-30) / 127
-        into.copy_((part / scale[:, None]).round())
-        scales.append(scale)
-    return rounded, torch.cat(scales)
-
-
 class Linear8(nn.Module):
     """Weights (out, in) in int8 with a scale an output.
 
@@ -369,3 +362,8 @@ class Linear4(nn.Module):
         n, x = weight.int(), x.view(-1, 2, GROUP // 2)
         low, high = ((n & 15) - 8).float() * x[:, 0], ((n >> 4) - 8).float() * x[:, 1]
         return ((low + high) * scale.float()).sum((-1, -2))
+
+
+# The modules of a token model as it is built, and those that `shrink` may put into it.
+PLAIN_MODULES = {nn.ModuleList, nn.Linear, nn.LayerNorm, GPT, FineGPT, Block, Attention, MLP, Embedding, Head}
+SMALL_MODULES = {Norm16, Attention16, Embedding16, Embedding8, Linear16, Linear8, Linear4, Head16, Head8}

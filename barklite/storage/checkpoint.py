@@ -4,13 +4,17 @@ Files are mapped and models are built on the meta device: loading makes no secon
 """
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,12 +22,11 @@ from ..config import BarkConfig
 from ..models.codec import Codec
 from ..models.fine import FineGPT
 from ..models.gpt import GPT
-from ..speed.quantize import round_rows
 from ..text.tokenizer import KINDS, Tokenizer
-from ..validation import DTYPES
-from ..voice import Voice
-from . import atomic
-from .formats import Checkpoint, is_native, open_checkpoint
+from ..validation import DTYPES, first_line
+from . import atomic, home
+from .formats import Checkpoint, is_native, open_checkpoint, round_rows
+from .voices import npz
 
 MODELS: dict[str, type[nn.Module]] = {"semantic": GPT, "coarse": GPT, "fine": FineGPT, "codec": Codec}
 
@@ -34,8 +37,7 @@ def load_model(
     """One of "semantic", "coarse", "fine", "codec", in eval mode. dtype None keeps the file's."""
     state = checkpoint.state(name)
     check_state(checkpoint, name, state)
-    with torch.device("meta"):
-        model = MODELS[name](getattr(checkpoint.config, name))
+    model = _blueprint(checkpoint.config, name)
     state = {key: tensor.to(device, dtype) for key, tensor in state.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
@@ -43,8 +45,7 @@ def load_model(
 
 def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> nn.Module:
     """One model with random weights, on the CPU: signals keep their size on their way through."""
-    with torch.device("meta"):
-        model = MODELS[name](getattr(config, name))
+    model = _blueprint(config, name)
     model.to_empty(device="cpu")
     initialise(model, generator)
     return model.eval()
@@ -64,9 +65,17 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None, std: 
 
 def check_state(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor], tick=lambda n: None) -> None:
     """ValueError naming file and key unless `state` has the model's keys, shapes and finite values."""
-    with torch.device("meta"):
-        expected = MODELS[name](getattr(checkpoint.config, name)).state_dict()
+    expected = _blueprint(checkpoint.config, name).state_dict()
     check_tensors(checkpoint.origin(name), state, expected, tick)
+
+
+def _blueprint(config: BarkConfig, name: str) -> nn.Module:
+    """A model without memory for its weights. ValueError for sizes that nothing could hold."""
+    try:
+        with torch.device("meta"):
+            return MODELS[name](getattr(config, name))
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(f"the {name} model's sizes are out of range: {first_line(error)}") from None
 
 
 def check_tensors(
@@ -96,12 +105,14 @@ def convert(
     encoder: bool = False,
     force: bool = False,
     progress: bool | None = False,
+    sealed: bool = False,
 ) -> None:
     """Write the checkpoint in directory `source`, of any format, as barklite's own directory `target`.
 
     dtype: of the three token models; the codec stays as it is. force: replace a `target` that is a barklite
-    checkpoint. progress: a bar on stderr (None: only on a terminal). `target` appears whole or not at all,
-    and one model at a time is in memory. Raises FileNotFoundError, FileExistsError or ValueError.
+    checkpoint. progress: a bar on stderr (None: only on a terminal). sealed: with a manifest, for a cache.
+    `target` appears whole or not at all, and one model at a time is in memory. Raises FileNotFoundError,
+    FileExistsError, another OSError such as that of a full disk, or ValueError.
     """
     from tqdm import tqdm
 
@@ -119,6 +130,8 @@ def convert(
                 del state
         voices = {name: checkpoint.voice(name) for name in checkpoint.voices}
         write_rest(directory, checkpoint.config, checkpoint.tokenizer, voices)
+        if sealed:
+            home.seal(directory)
 
 
 def write_model(
@@ -132,21 +145,36 @@ def write_model(
         else:
             kind = torch.float16 if dtype == torch.int8 else dtype
             tensors[key] = tensor.detach().to("cpu", kind).contiguous()
-    path = directory / f"{name}.safetensors"
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(directory.stat().st_mode & 0o666)  # some versions make files that only their owner may read
+    save_tensors(tensors, directory / f"{name}.safetensors")
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file. OSError if the disk is full, or the like."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"(?:code:|os error) (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
+    path.chmod(path.parent.stat().st_mode & 0o666)  # some versions make files only their owner may read
 
 
 def write_rest(
-    directory: Path, config: BarkConfig, tokenizer: Tokenizer, voices: Mapping[str, Voice]
+    directory: Path, config: BarkConfig, tokenizer: Tokenizer, voices: Mapping[str, Mapping[str, np.ndarray]]
 ) -> None:
-    """Everything but the weights."""
-    tokenizer.save(directory)
-    for name, voice in voices.items():
+    """Everything but the weights. voices: the three arrays of each, by name."""
+    write_tokenizer(directory, tokenizer)
+    for name, arrays in voices.items():
         path = directory / "voices" / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        voice.save(path)
+        path.write_bytes(npz(arrays))
     (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
+    """Its file, if it has one."""
+    if tokenizer.file_name:
+        atomic.write_bytes(directory / tokenizer.file_name, tokenizer.content())
 
 
 @contextlib.contextmanager
@@ -154,8 +182,11 @@ def new_directory(path: str | os.PathLike, force: bool) -> Iterator[Path]:
     """`atomic.directory` for a checkpoint. force: replace a checkpoint that is there, but keep its voices."""
     replaces = force and is_replaceable(path)
     with atomic.directory(path, replaces) as directory:
-        if replaces and (Path(path) / "voices").is_dir():
-            shutil.copytree(Path(path) / "voices", directory / "voices")
+        for file in (Path(path) / "voices").rglob("*") if replaces else ():
+            if file.is_file():
+                copy = directory / file.relative_to(path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
         yield directory
 
 
@@ -164,6 +195,7 @@ def is_replaceable(path: str | os.PathLike) -> bool:
     ours = {
         "config.json",
         "voices",
+        home.MANIFEST,
         *(f"{name}.safetensors" for name in MODELS),
         *(k.file_name for k in KINDS.values()),
     }
@@ -171,5 +203,4 @@ def is_replaceable(path: str | os.PathLike) -> bool:
 
 
 def _n_parameters(name: str, config: BarkConfig) -> int:
-    with torch.device("meta"):
-        return sum(tensor.numel() for tensor in MODELS[name](getattr(config, name)).state_dict().values())
+    return sum(tensor.numel() for tensor in _blueprint(config, name).state_dict().values())

@@ -1,13 +1,11 @@
 """The layouts in which Bark's checkpoints are found: barklite's own, Hugging Face's and Suno's.
 
-Opening one reads its configuration and maps its files; no weights are read, and never is what a file says
-executed: pickles are read by PyTorch's restricted loader.
+Opening one reads its configuration and maps its files: no weights are read, and nothing is executed.
 """
 
 import contextlib
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +19,12 @@ from weights_convert import encodec, huggingface, suno
 
 from ..config import BarkConfig, TokenConfig
 from ..text.tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
-from ..voice import ARRAYS, BUILT_IN, MAX_BYTES, Voice, names_in, read_array
+from . import atomic, voices
+from .home import BUILT_IN
+from .pickles import read_pickle
+from .voices import ARRAYS
 
+MAX_JSON = 2**26  # bytes; a vocabulary's has 3 million
 MODELS = ("semantic", "coarse", "fine", "codec")
 ENCODEC_FILE = "encodec_24khz-d7cc33bc.th"
 SUNO_FILES = {
@@ -37,7 +39,7 @@ class Checkpoint:
     """An opened directory: what it describes, and how to get at its parts, none of which is in memory yet.
 
     state(name) gives one model's tensors in barklite's names, mapped from `origin(name)`; voice(name) reads
-    one of `voices`.
+    one of `voices`: its three arrays, checked.
     """
 
     path: Path
@@ -46,7 +48,7 @@ class Checkpoint:
     state: Callable[[str], dict[str, Tensor]]
     origin: Callable[[str], Path]
     voices: list[str]
-    voice: Callable[[str], Voice]
+    voice: Callable[[str], dict[str, np.ndarray]]
 
 
 def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoint:
@@ -56,6 +58,7 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
     FileNotFoundError or ValueError naming the file that is missing or wrong.
     """
     path = Path(path)
+    atomic.recover(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a directory")
     with _blaming(path):
@@ -203,7 +206,7 @@ def _open_suno(path: Path, encoder: bool) -> Checkpoint:
 
     def read(name: str) -> tuple:
         with _blaming(files[name]):
-            content = _read_pickle(files[name])
+            content = read_pickle(files[name])
             if name == "codec":
                 return encodec.convert(_tensors(content), n_codebooks=tokens.n_codebooks, encoder=encoder)
             if not all(isinstance(content.get(part), Mapping) for part in ("model", "model_args")):
@@ -224,8 +227,10 @@ def _open_suno(path: Path, encoder: bool) -> Checkpoint:
 def _voice_files(folder: Path, tokens: TokenConfig) -> dict:
     """What a Checkpoint knows of voices that are `.npz` files in a folder."""
     return {
-        "voices": names_in(folder),
-        "voice": lambda name: Voice.load(folder / f"{name}.npz", tokens, name),
+        "voices": voices.names_in(folder),
+        "voice": lambda name: voices.checked(
+            voices.read_npz(folder / f"{name}.npz"), tokens, f"voice {name!r}"
+        ),
     }
 
 
@@ -235,14 +240,12 @@ def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:
         return huggingface.voice_paths(read_json(index))
 
 
-def read_huggingface_voice(files: Mapping[str, Path], name: str, tokens: TokenConfig) -> Voice:
-    """A voice from its three `.npy` files."""
-    if large := [path for path in files.values() if path.stat().st_size > MAX_BYTES]:
-        raise ValueError(f"{large[0]} is far too large for a voice")
-    arrays: dict[str, np.ndarray] = {
-        key: read_array(path.read_bytes(), str(path)) for key, path in files.items()
-    }
-    return Voice.from_arrays(arrays, name, tokens)
+def read_huggingface_voice(
+    files: Mapping[str, Path], name: str, tokens: TokenConfig
+) -> dict[str, np.ndarray]:
+    """The arrays of a voice from its three `.npy` files, checked."""
+    arrays = {key: voices.read_npy(path) for key, path in files.items()}
+    return voices.checked(arrays, tokens, f"voice {name!r}")
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -257,9 +260,11 @@ def _present(path: Path) -> Path:
 def read_json(path: Path) -> dict:
     """A JSON object from a file; ValueError if it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_JSON else None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
         raise ValueError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON of ours: too many brackets") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object")
     return content
@@ -292,7 +297,7 @@ def _huggingface_weights(path: Path) -> list[Path]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _tensors(_read_pickle(path))
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _tensors(read_pickle(path))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -300,8 +305,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except safetensors.SafetensorError as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # SafetensorError, or that of a dtype which this PyTorch does not have
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, in) -> int8 of that shape and float32 scales (out,): the largest of a row becomes 127."""
+    rounded, scales = torch.empty_like(weight, dtype=torch.int8), []
+    for part, into in zip(weight.detach().split(256), rounded.split(256), strict=True):  # no second copy
+        part = part.float()
+        scale = part.abs().amax(-1).clamp(min=1e-30) / 127
+        into.copy_((part / scale[:, None]).round())
+        scales.append(scale)
+    return rounded, torch.cat(scales)
 
 
 def _expanded(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -314,42 +332,8 @@ def _expanded(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _read_pickle(path: Path) -> dict:
-    """A file of torch.save, mapped, by PyTorch's restricted unpickler: tensors and containers only."""
-    scalar = getattr(
-        np, "_core", getattr(np, "core", None)
-    ).multiarray.scalar  # Suno stored a loss as a numpy scalar
-    allowed = [
-        (scalar, "numpy.core.multiarray.scalar"),
-        scalar,
-        np.dtype,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError:
-        raise
-    except Exception as error:  # torch.load has no common class for what can be wrong with a file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if (
-            "Unsupported" in str(error)
-            or "weights_only" in str(error).lower()
-            or "Weights only" in str(error)
-        ):
-            raise ValueError(
-                f"{path} holds more than tensors; it was not loaded, for it could run code"
-            ) from None
-        raise ValueError(f"{path} is not a whole PyTorch file: {reason}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, not a dict of tensors")
-    return content
-
-
 def _tensors(content: Mapping) -> dict[str, Tensor]:
     for key, value in content.items():
-        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if not (dense and isinstance(key, str)):
-            raise ValueError(f"entry {key!r} is not a tensor as Bark's are")
+        if not (isinstance(value, Tensor) and isinstance(key, str)):
+            raise ValueError(f"entry {key!r:.99} is not a tensor as Bark's are")
     return dict(content)

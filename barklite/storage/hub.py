@@ -2,19 +2,23 @@
 afterwards.
 
 The cache is `$XDG_CACHE_HOME/barklite` (or `~/.cache/barklite`): a directory a repository, in it one a
-commit.
+commit. What is damaged there is made again.
 """
 
+import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ..config import TokenConfig
-from ..voice import Voice
-from . import atomic
+from . import atomic, home, voices
 from .checkpoint import convert
-from .formats import ARRAYS, huggingface_voices, is_native, open_checkpoint, read_huggingface_voice
+from .formats import huggingface_voices, is_native, open_checkpoint, read_huggingface_voice
+from .home import cache_directory
 
 VOICES_REPO = "suno/bark-small"  # whose voices serve every checkpoint with Bark's id spaces
 WEIGHTS = (  # the first form that is there is fetched
@@ -30,41 +34,70 @@ REST = (
 )
 
 
+REFUSALS = {  # HTTP statuses that no later try changes
+    401: "no such repository for this user or token: log in, or set HF_TOKEN",
+    403: "it refuses access: ask for it on the repository's page",
+    404: "there is no such thing",
+}
+
+
 def is_repo_id(name: str) -> bool:
     """Whether `name` has the form of a Hub id, "owner/name"."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
-
-
-def cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barklite"
 
 
 def fetch(
     repo: str, revision: str | None = None, local_files_only: bool = False, encoder: bool = False
 ) -> Path:
     """A barklite checkpoint directory for a Hub repository, downloaded and converted if it is not in the
-    cache.
+    cache, or damaged there. Of several processes one does it, and the others wait.
 
     revision: a branch, tag or commit; None is "main". Without a network the last one fetched serves.
     encoder: one with the codec's encoder, kept beside the one without.
     OSError if it can neither be reached nor found in the cache; ValueError if it is no Bark.
     """
-    home = cache_directory() / repo.replace("/", "--")
-    reference = home / "refs" / _folder(revision)
-    commit = None if local_files_only else _commit(repo, revision)
-    if commit is None and reference.is_file():
-        commit = reference.read_text(encoding="utf-8").strip()
+    folder = cache_directory() / _folder(repo)
+    reference = folder / "refs" / _folder(revision or "main")
+    commit, why = _commit(repo, revision, local_files_only)
+    if commit is None:
+        with contextlib.suppress(OSError, ValueError):
+            commit = _hash(reference.read_text(encoding="utf-8"))
     suffix = "-encoder" if encoder else ""
-    if commit is None or not is_native(home / f"{commit}{suffix}"):
-        snapshot = download(repo, revision, local_files_only or commit is None)
-        if is_native(snapshot):
-            return snapshot
-        commit = snapshot.name
-        if not is_native(home / f"{commit}{suffix}"):
-            convert(snapshot, home / f"{commit}{suffix}", encoder=encoder, progress=None)
-    reference.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(reference, commit.encode("utf-8"))
-    return home / f"{commit}{suffix}"
+    made = folder / f"{commit}{suffix}"
+    if commit is None or home.damage(made):
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.lock(folder / "lock", f"fetch {repo}"):
+            if commit is None or (wrong := home.damage(made)):
+                try:
+                    snapshot = (
+                        _cached(repo, commit or revision, None, why)
+                        if why
+                        else _download(repo, revision, commit)
+                    )
+                except OSError as error:
+                    if not made.is_dir():
+                        raise
+                    raise OSError(f"{made} is damaged ({wrong}; delete it): {error}") from None
+                if is_native(snapshot):
+                    return snapshot
+                commit, made = snapshot.name, folder / f"{snapshot.name}{suffix}"
+                if home.damage(made):
+                    _convert(snapshot, made, encoder)
+    if not reference.is_file() or reference.read_bytes() != commit.encode():
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(reference, commit.encode())
+    return made
+
+
+def _convert(snapshot: Path, made: Path, encoder: bool) -> None:
+    """Into the cache, in place of what is damaged there."""
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        convert(snapshot, made, encoder=encoder, progress=None, sealed=True)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (if the download is damaged: delete {snapshot.parents[1]}, and it is fetched again)"
+        ) from None
 
 
 def download(
@@ -72,82 +105,96 @@ def download(
 ) -> Path:
     """The Hub cache's directory for a repository's commit, with the files that are needed.
 
-    subfolder: where in the repository the checkpoint is. options: further ones of `snapshot_download`,
+    subfolder: where in the repository the checkpoint is. options: further ones of `snapshot_download`:
     `cache_dir`, `token`, `force_download`.
     """
+    commit, why = _commit(repo, revision, local_files_only, options.get("token"))
+    if commit is None:
+        return _cached(repo, revision, options.get("cache_dir"), why)
+    return _download(repo, revision, commit, subfolder, **options)
+
+
+def _download(repo: str, revision: str | None, commit: str, subfolder: str = "", **options) -> Path:
     import huggingface_hub as hub
 
-    def snapshot(**which) -> Path:
-        return Path(hub.snapshot_download(repo, revision=revision, **options, **which))
-
     token = options.get("token")
-    if not local_files_only and _commit(repo, revision, token):
-        files = _asked(repo, lambda: hub.HfApi(token=token).list_repo_files(repo, revision=revision))
-        inner = re.escape(f"{subfolder}/" if subfolder else "")
-        weights = next((w for w in WEIGHTS if any(re.fullmatch(inner + w, file) for file in files)), None)
-        if weights is None:
-            raise ValueError(f"{repo} holds no weights that barklite reads")
-        wanted = [file for file in files if re.fullmatch(f"{inner}({weights}|{REST})", file)]
-        return _asked(repo, lambda: snapshot(allow_patterns=wanted))
-    return _asked(repo, lambda: snapshot(local_files_only=True), offline=True)
+    files = _asked(repo, lambda: hub.HfApi(token=token).list_repo_files(repo, revision=commit), token)
+    inner = re.escape(f"{subfolder}/" if subfolder else "")
+    forms = (f"{inner}({form})" for form in WEIGHTS)
+    weights = next((form for form in forms if any(re.fullmatch(form, file) for file in files)), None)
+    if weights is None:
+        raise ValueError(f"{repo} holds no weights that barklite reads")
+    wanted = [file for file in files if re.fullmatch(f"{weights}|{inner}({REST})", file)]
+    options |= {"revision": revision, "allow_patterns": wanted}
+    snapshot = Path(_asked(repo, lambda: hub.snapshot_download(repo, **options), token))
+    for file in wanted:
+        atomic.sync(snapshot / file)
+    return snapshot
 
 
 def fetch_voice(
     repo: str, revision: str | None, name: str, tokens: TokenConfig, local_files_only: bool = False
-) -> Voice:
-    """One of a repository's voices, kept in the cache. OSError if it cannot be had."""
+) -> dict[str, np.ndarray]:
+    """The arrays of one of a repository's voices, kept in the cache. OSError if it cannot be had."""
     import huggingface_hub as hub
 
-    kept = cache_directory() / repo.replace("/", "--") / "voices" / _folder(revision) / f"{name}.npz"
+    kept = cache_directory() / _folder(repo) / "voices" / _folder(revision or "main") / f"{name}.npz"
+    damaged = None
     if kept.is_file():
-        return Voice.load(kept, tokens, name)
-
-    offline = local_files_only or _commit(repo, revision) is None
+        try:
+            return voices.checked(voices.read_npz(kept), tokens, f"voice {name!r}")
+        except ValueError as error:  # fetched again
+            damaged = ValueError(f"{error} (if {kept} is damaged: delete it, and it is fetched again)")
+    commit, why = _commit(repo, revision, local_files_only)
 
     def file(path: str) -> Path:
-        options = {"revision": revision, "local_files_only": offline}
+        if commit is None:
+            return _cached(repo, revision, None, why, path)
         what = f"voice {name!r} of {repo}"
-        return Path(_asked(what, lambda: hub.hf_hub_download(repo, path, **options), offline))
+        return Path(_asked(what, lambda: hub.hf_hub_download(repo, path, revision=revision)))
 
     try:
         paths = huggingface_voices(file("speaker_embeddings_path.json"))
-    except OSError:
+        if name in paths:
+            files = {array: file(paths[name][array]) for array in voices.ARRAYS}
+    except OSError as error:
+        if damaged:
+            raise damaged from None
         if repo == VOICES_REPO:
-            raise
+            raise type(error)(f"cannot get voice {name!r} of {repo}: {error}") from None
         return fetch_voice(VOICES_REPO, None, name, tokens, local_files_only)  # it has no voices of its own
     if name not in paths:
         raise ValueError(f"{repo} has no voice {name!r}")
-    voice = read_huggingface_voice({array: file(paths[name][array]) for array in ARRAYS}, name, tokens)
+    voice = read_huggingface_voice(files, name, tokens)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    voice.save(kept)
+    atomic.write_bytes(kept, voices.npz(voice))
     return voice
 
 
-def fetch_file(repo: str, file: str, revision: str | None = None, **options) -> Path | None:
+def fetch_file(
+    repo: str, file: str, revision: str | None = None, local_files_only: bool = False, **options
+) -> Path | None:
     """One file of a repository, in the Hub's own cache; None where the repository has no such file.
 
-    options: further ones of `hf_hub_download`: `subfolder`, `local_files_only`, `cache_dir`, `token`,
-    `force_download`. Without a network the cache serves, and what a cached commit lacks counts as not there.
-    OSError if neither can be asked.
+    options: further ones of `hf_hub_download`: `subfolder`, `cache_dir`, `token`, `force_download`. Without a
+    network the cache serves, and what a cached commit lacks counts as not there. OSError if neither can be
+    asked.
     """
     import huggingface_hub as hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    known = {name: value for name, value in options.items() if name != "local_files_only"}
-    offline = options.get("local_files_only") or _commit(repo, revision, known.get("token")) is None
-    if offline:  # asked first, because the client tries to reach the Hub for half a minute a file
-        cache = {"revision": revision, "cache_dir": known.get("cache_dir"), "local_files_only": True}
-        snapshot = Path(
-            _asked(f"{file} of {repo}", lambda: hub.snapshot_download(repo, **cache), offline=True)
-        )
-        path = snapshot / (known.get("subfolder") or "") / file
+    token = options.get("token")
+    commit, why = _commit(repo, revision, local_files_only, token)
+    if commit is None:
+        path = _cached(repo, revision, options.get("cache_dir"), why)
+        path = path / (options.get("subfolder") or "") / file
         return path if path.is_file() else None
     try:
-        return Path(hub.hf_hub_download(repo, file, revision=revision, **known))
+        return Path(hub.hf_hub_download(repo, file, revision=revision, **options))
     except Exception as error:  # see _commit
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
-        raise OSError(f"cannot get {file} of {repo} from the Hugging Face Hub: {_line(error)}") from None
+        raise _unanswered(f"cannot get {file} of {repo} from", error, token) from None
 
 
 def upload(
@@ -164,45 +211,105 @@ def upload(
         made = api.create_repo(repo, private=private, exist_ok=True).repo_id
         return str(api.upload_folder(repo_id=made, folder_path=directory, **commit))
     except Exception as error:  # see _commit
-        raise OSError(f"cannot put {directory} into {repo} on the Hugging Face Hub: {_line(error)}") from None
+        raise _unanswered(f"cannot put {directory} into {repo} on", error, token) from None
 
 
-def _folder(revision: str | None) -> str:
-    return (revision or "main").replace("/", "--")
+def _folder(name: str) -> str:
+    return name.replace("/", "--")
 
 
-def _commit(repo: str, revision: str | None, token: str | bool | None = None) -> str | None:
-    """The commit that a revision names today; None without a network. OSError if there is no such thing."""
+def _hash(text: str) -> str | None:
+    """A commit's name, if it is one."""
+    return text.strip() if re.fullmatch(r"[0-9a-f]{40}\s*", text) else None
+
+
+def _commit(
+    repo: str, revision: str | None, offline: bool = False, token: str | bool | None = None
+) -> tuple[str | None, str]:
+    """The commit that a revision names today; or None, and why the Hub cannot be asked. OSError if it was,
+    and refuses.
+    """
     import huggingface_hub as hub
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import constants
 
+    if offline or constants.HF_HUB_OFFLINE:
+        return None, "told not to use the network"
     try:
-        return hub.HfApi().repo_info(repo, revision=revision, timeout=10, token=token).sha
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise OSError(
-            f"the Hub has no {repo}{f' at {revision}' if revision else ''}: {_line(error)}"
-        ) from None
-    except Exception:  # what the client raises without a network has no common class
-        return None
+        return hub.HfApi().repo_info(repo, revision=revision, timeout=10, token=token).sha, ""
+    except Exception as error:  # what the client raises without a network has no common class
+        if _status(error) in REFUSALS or isinstance(error, ValueError):
+            asked = f"{repo}{f' at {revision}' if revision else ''}"
+            if _status(error) == 404:
+                raise OSError(f"the Hub has no {asked}: {_reason(error, token)}") from None
+            raise _unanswered(f"cannot get {asked} from", error, token) from None
+        status = _status(error)
+        return None, _reason(error, token) if status else f"no network ({_reason(error, token)})"
 
 
-def _asked(what: str, call: Callable, offline: bool = False):
-    """The Hub's answer, or its cache's, or an OSError in a sentence."""
+def _cached(
+    repo: str, revision: str | None, cache: str | os.PathLike | None, why: str, file: str = ""
+) -> Path:
+    """A commit's directory in the Hub's own cache, or a file there. OSError if it is not there.
+
+    The layout is the client's. It is not asked, for versions of it refuse a commit of which some files were
+    not wanted, and others try to reach the Hub.
+    """
+    from huggingface_hub import constants
+
+    folder = Path(cache or constants.HF_HUB_CACHE) / f"models--{_folder(repo)}"
+    commit = revision or "main"
+    with contextlib.suppress(OSError, ValueError):
+        commit = _hash((folder / "refs" / commit).read_text(encoding="utf-8")) or commit
+    path = folder / "snapshots" / commit / file
+    if not path.exists():
+        what = f"{repo}{f' at {revision}' if revision and not _hash(revision) else ''}"
+        raise OSError(f"cannot get {what} from the Hugging Face Hub: {why}, and the cache lacks it")
+    return path
+
+
+def _asked(what: str, call: Callable, token: str | bool | None = None):
+    """The Hub's answer, or an OSError in a sentence."""
     try:
         return call()
     except Exception as error:  # see _commit
-        reason = "no network (or told not to use it), and the cache lacks it" if offline else _line(error)
-        raise OSError(f"cannot get {what} from the Hugging Face Hub: {reason}") from None
+        raise _unanswered(f"cannot get {what} from", error, token) from None
 
 
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _unanswered(what: str, error: Exception, token: str | bool | None = None) -> OSError:
+    """The error for what the Hub did not do. Of a full disk, or the like, its own."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename:
+        return type(error)(error.errno, error.strerror, error.filename)
+    return OSError(f"{what} the Hugging Face Hub: {_reason(error, token)}")
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status of the Hub's answer, if it was one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _reason(error: Exception, token: str | bool | None) -> str:
+    """Why the Hub did not answer, without a secret in it."""
+    status = _status(error)
+    if status == 429:
+        return "too many requests (429): try again in some minutes"
+    if status in REFUSALS:
+        return f"{REFUSALS[status]} ({status})"
+    if status is not None:
+        return f"it is in trouble ({status}): try again later"
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    for secret in (token, os.environ.get("HF_TOKEN")):
+        line = line.replace(secret, "***") if secret and isinstance(secret, str) else line
+    return re.sub(r"hf_\w+|(?<=Bearer )[^'\"]+|(?<=://)[^/\s@]+(?=@)", "***", line)
+    return (
+        line if isinstance(error, (ValueError, OSError)) and "onnect" not in line else f"no network ({line})"
+    )
 
 
 def find(name: str, revision: str | None, local_files_only: bool, encoder: bool = False):
     """Open `name`, a directory or a Hub id: (Checkpoint, the repository it came from or None)."""
     if not name:
         raise ValueError("the model's name is empty")
+    atomic.recover(Path(name))
     if Path(name).is_dir():
         return open_checkpoint(name, encoder), None
     if is_repo_id(name):

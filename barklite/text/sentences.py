@@ -29,7 +29,7 @@ _END = re.compile(
     re.VERBOSE,
 )
 # After marks and cues the next song, initial or word; "" if there is none near.
-_NEXT = re.compile(rf"(?:{_CUE}|[^\w♪]|_|♪(?!\s?\w)){{0,80}}(♪|[^\W\d_]\.|[^\W_]{{0,15}})")
+_NEXT = re.compile(rf"(?:{_CUE}|[^\w♪]|_|♪(?![\s_]{{0,3}}[^\W_])){{0,80}}(♪|[^\W\d_]\.|[^\W_]{{0,15}})")
 _LAST = re.compile(r"""[^\s—–(\[{"“„«‹‘¿¡/*_]*$""")
 _LIST_ITEM = re.compile(r"[-*•‣◦]\s|\d{1,3}[.)]\s|♪\s*[^\s♪]")
 

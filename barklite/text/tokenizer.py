@@ -2,8 +2,8 @@
 
 `WordPiece` is bert-base-multilingual-cased exactly as the fast tokenizer behaves (spec 2.2 and appendix A);
 `SentencePiece` serves models trained with barklite, `English` the built-in voice among them, and `Bytes`
-models with random weights, which have no vocabulary. All offer `encode(text) -> list[int]`, `vocab_size`,
-and `save(directory)`.
+models with random weights, which have no vocabulary. All offer `encode(text) -> list[int]`,
+`pieces(ids) -> list[str]`, `vocab_size`, and what their file holds: `file_name` and `content()`.
 """
 
 import unicodedata
@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..config import TokenConfig
-from ..storage import atomic
 
 MAX_WORD = 100  # a longer word is one [UNK]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -38,10 +37,9 @@ class WordPiece:
         except ValueError as error:  # UnicodeDecodeError is one
             raise ValueError(f"{path}: {error}") from None
 
-    def save(self, directory: str | Path) -> None:
-        atomic.write_bytes(
-            Path(directory) / self.file_name, ("\n".join(self._vocabulary) + "\n").encode("utf-8")
-        )
+    def content(self) -> bytes:
+        """What `load` reads."""
+        return ("\n".join(self._vocabulary) + "\n").encode("utf-8")
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, no special tokens added; [] if nothing in it is visible."""
@@ -53,6 +51,10 @@ class WordPiece:
                 for word in _words(_clean(piece)):
                     ids += self._word(word)
         return ids
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The ids as they read."""
+        return [self._vocabulary[i] for i in ids]
 
     def _word(self, word: str) -> list[int]:
         unknown = [self.ids["[UNK]"]]
@@ -93,11 +95,16 @@ class SentencePiece:
         except RuntimeError:
             raise ValueError(f"{path} is not a SentencePiece model") from None
 
-    def save(self, directory: str | Path) -> None:
-        atomic.write_bytes(Path(directory) / self.file_name, self._model)
+    def content(self) -> bytes:
+        """What `load` reads."""
+        return self._model
 
     def encode(self, text: str) -> list[int]:
         return self._processor.EncodeAsIds(text)
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The ids as they read."""
+        return self._processor.IdToPiece(ids)
 
 
 class English(SentencePiece):
@@ -121,11 +128,15 @@ class Bytes:
     def load(cls, path: str | Path | None = None) -> "Bytes":
         return cls()
 
-    def save(self, directory: str | Path) -> None:
-        """There is nothing to save."""
+    def content(self) -> bytes:
+        return b""
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", errors="replace"))
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The ids as they read."""
+        return [chr(i) if 32 <= i < 127 else f"<{i:02x}>" for i in ids]
 
 
 Tokenizer = WordPiece | SentencePiece | English | Bytes

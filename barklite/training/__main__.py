@@ -5,6 +5,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from ..command import Parser, open_streams, run
+
 DESCRIPTION = """Train Bark.
 
   voice      everything for the built-in voice: data, codec, token models, export
@@ -32,13 +34,10 @@ TAKES = {  # the options of each command beside --out
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command: exit status 0, 1 for an error, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
-        "python -m barklite.training",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Run a command: exit status 0, 1 for an error, 2 for wrong usage, 130 if interrupted."""
+    if arguments is None:
+        open_streams()
+    parser = Parser("python -m barklite.training", DESCRIPTION)
     parser.add_argument("command", choices=TAKES, metavar="COMMAND")
     parser.add_argument("folder", nargs="?", help="of prepare: where the recordings are")
     parser.add_argument(
@@ -74,18 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("init", "config", *NUMBERS, *HERE):
         if getattr(options, name) is not None and name not in TAKES[options.command]:
             parser.error(f"{options.command} takes no --{name.replace('_', '-')}")
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ImportError) as error:
-        print(f"barklite.training: {error}", file=sys.stderr)
-        return 1
-    return 0
+    again = "interrupted; start the same command again to go on"
+    return run("barklite.training", lambda: act(options) or 0, again)
 
 
-def run(options: argparse.Namespace) -> None:
+def act(options: argparse.Namespace) -> None:
     """Do what the command says. ValueError, OSError or ImportError for what it cannot."""
     import torch
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..config import BarkConfig, CodecConfig
 from ..models.codec import Codec
 from ..storage.atomic import write_bytes
+from ..storage.checkpoint import check_tensors
 from ..validation import first_line
 from .data import Corpus
 from .loop import Loss, Machine, Run, Settings
@@ -74,9 +75,11 @@ def read_quantizer(directory: Path, config: CodecConfig, machine: Machine) -> Re
         raise FileNotFoundError(f"{path} is missing: run `quantizer` first, or `tokens --init CHECKPOINT`")
     model = ResidualQuantizer(config.n_codebooks, config.codebook_size, config.dimension)
     try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
+        state = load_file(path)
+    except SafetensorError as error:
         raise ValueError(f"{path} does not fit config.json: {first_line(error)}") from None
+    check_tensors(f"{path} does not fit config.json", state, model.state_dict())
+    model.load_state_dict(state)
     return model.to(machine.device)
 
 

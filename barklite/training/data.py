@@ -11,17 +11,19 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from zipfile import is_zipfile
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ..config import TokenConfig
 from ..storage.atomic import write_bytes
+from ..storage.voices import read_npz
 from ..validation import mono
 
 ARRAYS = {"audio": "i2", "semantic": "u2", "spans": "u2"}
 VALIDATION = 51  # every 51st row is kept from training: odd, or of two speakers in turn it were always one
 MOST = 2**16  # ids are kept in 16 bits
+MAX_BYTES = 2**24  # of an array beside a recording; an hour's semantic tokens and spans have 4 MB
 
 
 @dataclass(frozen=True)
@@ -98,21 +100,21 @@ class Corpus:
         if not index.is_file():
             raise FileNotFoundError(f"{directory} holds no corpus: run `prepare` first")
         self.directory = directory
+        lines = index.read_bytes().splitlines()
         try:
-            lines = index.read_text(encoding="utf-8").splitlines()
-            self.rows = [Row(**json.loads(line)) for line in lines]
-        except (ValueError, TypeError) as error:
+            self.rows = [_row(number, line) for number, line in enumerate(lines, 1)]
+        except ValueError as error:
             raise ValueError(f"{index} is damaged ({error}): prepare the data again") from None
         lengths = {
             "audio": [row.samples for row in self.rows],
             "semantic": [row.semantic for row in self.rows],
             "spans": [2 * row.spans for row in self.rows],
         }
+        self._arrays = {name: self._map(name, sum(n)) for name, n in lengths.items()}
         self._ends = {name: np.cumsum([0, *n]) for name, n in lengths.items()}
-        self._arrays = {name: self._map(name, dtype) for name, dtype in ARRAYS.items()}
 
-    def _map(self, name: str, dtype: str) -> np.ndarray:
-        path, size = _file(self.directory, name), int(self._ends[name][-1])
+    def _map(self, name: str, size: int) -> np.ndarray:
+        path, dtype = _file(self.directory, name), ARRAYS[name]
         if not path.is_file() or path.stat().st_size != size * 2:
             raise ValueError(f"{path} does not fit rows.jsonl: prepare the data again")
         return np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
@@ -175,16 +177,55 @@ class Corpus:
         """Every row's codes, int64 (K, T). FileNotFoundError before the `tokens` step, ValueError for
         those of another corpus.
         """
-        path = self.directory / "codes.json"
+        path, file = self.directory / "codes.json", _file(self.directory, "codes")
         if not path.is_file():
             raise FileNotFoundError(f"{self.directory} has no codes: run `tokens` first")
-        description = json.loads(path.read_text(encoding="utf-8"))
-        K, frames = description["n_codebooks"], description["frames"]
-        flat = np.fromfile(_file(self.directory, "codes"), "u2")
-        if len(frames) != len(self.rows) or flat.size != K * sum(frames):
+        try:
+            description = json.loads(path.read_bytes())
+            K, frames = description["n_codebooks"], description["frames"]
+            whole = _is_length(K) and K and isinstance(frames, list) and all(map(_is_length, frames))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        size = file.stat().st_size if file.is_file() else -1
+        if not whole or len(frames) != len(self.rows) or size != 2 * K * sum(frames):
             raise ValueError(f"{path} does not fit the corpus: run `tokens` again")
-        flat, ends = flat.reshape(-1, K), np.cumsum(frames)[:-1]
+        flat, ends = np.fromfile(file, "u2").reshape(-1, K), np.cumsum(frames)[:-1]
         return [np.ascontiguousarray(part.T, dtype=np.int64) for part in np.split(flat, ends)]
+
+    def check(self, tokens: TokenConfig) -> None:
+        """ValueError unless semantic tokens and codes, if there are any yet, are ids of these models."""
+        if self._arrays["semantic"].max(initial=0) >= tokens.semantic_vocab_size:
+            file = _file(self.directory, "semantic")
+            raise ValueError(f"{file} has ids above those of config.json: prepare the data again")
+        if not (self.directory / "codes.json").is_file():
+            return
+        K, V = tokens.n_codebooks, tokens.codebook_size
+        if any(len(part) != K or part.max(initial=0) >= V for part in self.codes()):
+            raise ValueError(
+                f"{_file(self.directory, 'codes')} has no {K} codebooks of {V}: run `tokens` again"
+            )
+
+
+def _row(number: int, line: bytes) -> Row:
+    """A line of `rows.jsonl`. ValueError for one that `Writer` did not write."""
+    try:
+        given = json.loads(line)
+        row = Row(**given)
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"line {number} is no row") from None
+    texts, lengths = (row.text, row.speaker), (row.samples, row.semantic, row.spans)
+    if not all(isinstance(text, str) for text in texts) or not all(map(_is_length, lengths)):
+        raise ValueError(f"line {number} has an entry of a wrong kind")
+    if row.spans not in (0, row.semantic):
+        raise ValueError(f"line {number} has {row.spans} spans of {row.semantic} semantic tokens")
+    folder = PurePosixPath(row.speaker)  # a voice's file is named so
+    if folder.is_absolute() or ".." in folder.parts or "\0" in row.speaker:
+        raise ValueError(f"line {number} names no speaker")
+    return row
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
 
 
 def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[tuple[Path, dict]]:
@@ -196,7 +237,7 @@ def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[tuple[P
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".wav")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".wav" and path.is_file())
     if not paths:
         raise FileNotFoundError(f"{folder} holds no .wav files")
     for path in paths:
@@ -221,7 +262,7 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     if not text:
         raise ValueError(f"{path} is empty: it must say what is spoken")
     return text
@@ -229,13 +270,7 @@ def read_text(path: Path) -> str:
 
 def read_semantic(path: Path) -> dict[str, np.ndarray]:
     """`semantic`, int64 (N,), and `spans` (N, 2) if there, of an `.npz`. ValueError for anything else."""
-    if not is_zipfile(path):
-        raise ValueError(f"{path} is not a whole .npz file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("semantic", "spans") if name in archive.files}
-    except Exception as error:
-        raise ValueError(f"{path} is not a whole .npz file: {error}") from None
+    arrays = read_npz(path, ("semantic", "spans"))
     for name, ndim in (("semantic", 1), ("spans", 2)):
         array = arrays.get(name)
         if array is None and name == "spans":

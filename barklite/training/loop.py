@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..storage.atomic import write_bytes, writing
+from ..storage.checkpoint import check_tensors
 from ..validation import first_line, pick_device
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and what is worth logging
@@ -156,12 +157,17 @@ class Run:
             raise ValueError(
                 f"{path} was trained with other optimizers: give the same --muon-lr, 0 or not, again"
             )
-        try:
-            self.model.load_state_dict(state["model"])
-            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(kept)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} is another model's state: {first_line(error)}") from None
+        another = f"{path} is another model's state: {type(self.model).__name__}"
+        check_tensors(another, state["model"], self.model.state_dict())
+        self.model.load_state_dict(state["model"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            ours = optimizer.state_dict()  # whose settings stay: a file gives the moments alone
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if not _are_moments(kept.get("state"), parameters):
+                raise ValueError(
+                    f"{path} is damaged: its optimizers are not this model's; remove it to begin anew"
+                )
+            optimizer.load_state_dict({"state": kept["state"], "param_groups": ours["param_groups"]})
         self.step = state["step"]
 
     def train(
@@ -265,21 +271,64 @@ def read_state(path: Path) -> dict:
     try:
         state = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle gives any of the loader's errors
-        raise ValueError(f"{path} is damaged ({first_line(error)}): remove it to begin anew") from None
+        raise ValueError(f"{path} is damaged ({first_line(error):.200}): remove it to begin anew") from None
     if not isinstance(state, dict) or not {"model", "optimizers", "step"} <= state.keys():
         raise ValueError(f"{path} is no state of a training run")
+    model, kept, step = state["model"], state["optimizers"], state["step"]
+    tensors = isinstance(model, dict) and all(
+        isinstance(key, str) and _is_plain(tensor) for key, tensor in model.items()
+    )
+    if not tensors or not isinstance(kept, list) or not all(isinstance(one, dict) for one in kept):
+        raise ValueError(f"{path} is no state of a training run")
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**48:
+        raise ValueError(f"{path} is no state of a training run: its step is no number")
     return state
 
 
+def _is_plain(tensor: object) -> bool:
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and not tensor.is_quantized
+
+
+def _are_moments(state: object, parameters: list[Tensor]) -> bool:
+    """Whether an optimizer's state is numbers and tensors as large as the parameters, by their place."""
+    return isinstance(state, dict) and all(
+        isinstance(i, int)
+        and 0 <= i < len(parameters)
+        and isinstance(moments, dict)
+        and all(
+            isinstance(name, str)
+            and _is_plain(value)
+            and (not value.ndim or value.shape == parameters[i].shape)
+            for name, value in moments.items()
+        )
+        for i, moments in state.items()
+    )
+
+
 def read_log(directory: Path) -> list[dict[str, float]]:
-    """The lines of a run's log, by step; of steps that were computed twice, the later ones."""
+    """The lines of a run's log, by step; of steps that were computed twice, the later ones. A line that is
+    damaged, as the last one is when the machine stopped, is left out.
+    """
     path = directory / "log.jsonl"
     lines = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # cut off when the machine stopped
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
             line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if (
+            isinstance(line, dict)
+            and isinstance(line.get("step"), int)
+            and all(map(_is_number, line.values()))
+        ):
             lines[line["step"]] = line
     return [lines[step] for step in sorted(lines)]
+
+
+def _is_number(value: object) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**48
+    return whole or isinstance(value, float)
 
 
 def trim_log(directory: Path, step: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..config import BarkConfig
 from ..storage import hub
 from ..storage.atomic import write_bytes
+from ..storage.checkpoint import write_tokenizer
 from ..storage.formats import read_json
 from ..text.english import spell_out
 from ..text.tokenizer import KINDS, Tokenizer, check_vocabulary
@@ -107,7 +108,7 @@ def prepare_folder(
         tokenizer = tokenizer_of(directory, models)
     corpus = corpus_of(directory)
     check_spans(corpus, tokenizer)
-    tokenizer.save(directory)
+    write_tokenizer(directory, tokenizer)
     write_config(directory, models)
     return corpus
 
@@ -141,15 +142,21 @@ def check_spans(corpus: Corpus, tokenizer: Tokenizer) -> None:
 
 def configured(path: Path) -> tuple[BarkConfig, Tokenizer]:
     """A configuration file, and the tokenizer beside it. FileNotFoundError without that, or ValueError."""
+    config = _config(path)
+    tokenizer = tokenizer_of(path.parent, config)
+    check_vocabulary(tokenizer, config.tokens)
+    return config, tokenizer
+
+
+def _config(path: Path) -> BarkConfig:
+    """ValueError that names the file, for one that is no configuration."""
     try:
         config = BarkConfig.from_dict(read_json(path))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if config.tokenizer not in KINDS:
         raise ValueError(f"{path}: tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}")
-    tokenizer = tokenizer_of(path.parent, config)
-    check_vocabulary(tokenizer, config.tokens)
-    return config, tokenizer
+    return config
 
 
 def write_config(directory: Path, config: BarkConfig) -> None:
@@ -158,11 +165,11 @@ def write_config(directory: Path, config: BarkConfig) -> None:
 
 
 def read_config(directory: Path) -> BarkConfig:
-    """FileNotFoundError before `prepare`."""
+    """FileNotFoundError before `prepare`, ValueError for a damaged one."""
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} has no config.json: run `prepare` first")
-    return BarkConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return _config(path)
 
 
 def corpus_of(directory: Path) -> Corpus:

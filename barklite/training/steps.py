@@ -123,6 +123,7 @@ def train(
     FileNotFoundError if a step before it is missing, ValueError for data or weights that do not fit.
     """
     corpus, config = corpus_of(directory), read_config(directory)
+    corpus.check(config.tokens)
     if name in ("decoder", "encoder") and machine.device.type == "cuda":
         machine = replace(machine, dtype=None)  # autocast gives cuDNN's LSTM float16, where gradients vanish
     run = run_of(directory, name, settings, machine, init)
@@ -162,9 +163,13 @@ def export(
     states["codec"] = codec_weights(directory, config, opened)
     has_encoder = any(key.startswith("encoder.") for key in states["codec"])
     config = replace(config, codec=replace(config.codec, encoder=has_encoder))
+    for name, state in states.items():
+        with torch.device("meta"):
+            expected = checkpoint.MODELS[name](getattr(config, name)).state_dict()
+        checkpoint.check_tensors(directory / name, state, expected)
     speakers = {} if opened is None else {name: opened.voice(name) for name in opened.voices}
     if opened is None or (directory / "data" / "codes.json").is_file():
-        speakers |= voices(corpus, config.tokens)
+        speakers |= {name: voice.arrays for name, voice in voices(corpus, config.tokens).items()}
     with checkpoint.new_directory(target, force=True) as new:
         for name, state in states.items():
             codec_dtype = torch.float16 if dtype == torch.int8 else dtype

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BarkConfig, GenerationConfig, TokenConfig
-from ..decode.generate import coarse_prompt, coarse_view, fine_windows, trim_history
 from ..models.fine import FineGPT
 from ..models.gpt import GPT
+from ..reference import coarse_prompt, coarse_view, fine_windows, trim_history
 from ..text.tokenizer import Tokenizer
 from ..voice import Voice
 from .data import Corpus
@@ -230,17 +230,17 @@ class Coarse(Examples):
     def example(self, i: int, voice: int | None, rng: np.random.Generator) -> list[int]:
         """The ids of one window of row i, prompt and answer, perhaps with another row as its voice."""
         tokens = self.config.tokens
-        most, R, window = tokens.max_coarse_history, tokens.coarse_per_semantic, tokens.coarse_window
+        window = tokens.coarse_window
         semantic, coarse = self.corpus.semantic(i), self.ids(i)
         steps = min(tokens.coarse_steps(len(semantic)), len(coarse))
         done = window * int(rng.integers(max(1, -(-steps // window))))
-        generation = GenerationConfig(max_coarse_history=most)
+        generation = GenerationConfig(max_coarse_history=tokens.max_coarse_history)
         history = None
         if voice is not None:
             history = prompt(self.corpus.semantic(voice), self.codes[voice], tokens)
         heard, said = trim_history(history, generation, tokens)
-        source, ids = [*heard.tolist(), *semantic.tolist()], [*said.tolist(), *coarse[:done].tolist()]
-        view = coarse_view(len(heard) + round(done / R), len(ids), most, tokens)
+        source, ids = [*heard, *semantic.tolist()], [*said, *coarse[:done].tolist()]
+        view = coarse_view(len(heard), done, len(ids), generation, tokens)
         return coarse_prompt(source, ids, view, tokens) + coarse[done : min(steps, done + window)].tolist()
 
     def batch(

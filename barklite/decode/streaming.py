@@ -1,67 +1,69 @@
-"""Long texts: sentences that are spoken together and heard in their order, and sound piece by piece."""
+"""Long texts: sentences generated together and returned in order; audio in pieces."""
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..models.codec import Codec
-from ..voice import Voice
-from .pipeline import PREFIX_FRAMES, Job, Pipeline
+from .batch import PREFIX_FRAMES
+from .pipeline import Pipeline, RequestState
+
+if TYPE_CHECKING:
+    from ..voice import Voice
 
 
 def in_order(
     alone: Pipeline,
     together: Pipeline,
-    job: Callable[[int, Voice | None], Job],
+    start: Callable[[int, "Voice | None"], RequestState],
     n: int,
-    voice: Voice | None,
-    voice_of: Callable[[Job], Voice],
-) -> Iterator[Job]:
-    """The jobs 0 .. n - 1, done, in their order.
+    voice: "Voice | None",
+    voice_of: Callable[[RequestState], "Voice"],
+) -> Iterator[RequestState]:
+    """Sentences 0 .. n - 1, finished, in their order. An error of one is raised.
 
-    The first goes alone, to be heard soon. Without a `voice` all others speak in that of the first clip that
-    is long enough to have one. An error of a job is raised.
+    start: makes a sentence's request. The first sentence goes alone, to be heard soon. Without a `voice` the
+    others speak in that of the first clip that is long enough to have one.
     """
     done, given = 0, voice is not None
     while done < n and (done == 0 or voice is None):
-        (one,) = alone.run(iter([job(done, voice)]))
-        yield _good(one)
+        (one,) = alone.run([start(done, voice)])
+        yield _checked(one)
         done += 1
         if not given:
             with contextlib.suppress(ValueError):  # too short to be a voice
                 voice = voice_of(one)
-    held: dict[int, Job] = {}
-    for one in together.run(job(i, voice) for i in range(done, n)):
-        held[one.index] = _good(one)
-        while done in held:
-            yield held.pop(done)
+    early: dict[int, RequestState] = {}  # finished before their turn
+    for one in together.run(start(i, voice) for i in range(done, n)):
+        early[one.index] = _checked(one)
+        while done in early:
+            yield early.pop(done)
             done += 1
 
 
-def _good(job: Job) -> Job:
-    if job.error is not None:
-        raise job.error
-    return job
+def _checked(state: RequestState) -> RequestState:
+    if state.error is not None:
+        raise state.error
+    return state
 
 
-def counted(
-    jobs: Iterator[Job], characters: Sequence[int], progress: bool | None
-) -> Iterator[tuple[Job, bool]]:
-    """Jobs, and whether more follow, beside a bar that knows the sentences and, by length, the time left."""
+def with_progress(
+    states: Iterator[RequestState], characters: Sequence[int], progress: bool | None
+) -> Iterator[tuple[RequestState, bool]]:
+    """States, and whether more follow, with a bar that estimates the time left from the characters left."""
     from tqdm import tqdm
 
-    hidden, shown = (
-        None if progress is None else not progress,
-        "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-    )
-    with tqdm(total=sum(characters), leave=False, disable=hidden, bar_format=shown, smoothing=0) as bar:
-        for i, job in enumerate(jobs):
+    bar = dict(disable=None if progress is None else not progress, leave=False, smoothing=0)
+    shown = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=sum(characters), bar_format=shown, **bar) as bar:
+        for i, state in enumerate(states):
             bar.set_description(f"sentence {i + 1} of {len(characters)}", refresh=False)
             bar.update(characters[i])
-            yield job, i + 1 < len(characters)
+            yield state, i + 1 < len(characters)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Many texts: `speak` makes a directory of WAVs from a JSONL file; `Synthesizer` speaks the rows of Ray Data.
+"""A directory of WAVs from a JSONL file.
 
 A row is done when its line is in the results. The line is written after the sound, which appears whole: a
 process may be killed at any moment, and the next one goes on from there.
@@ -12,25 +12,27 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from .clip import Clip, clipped, wav
-from .config import GenerationConfig
+from ..clip import Clip, clipped, wav
+from ..storage import atomic
 
 if TYPE_CHECKING:
-    from .bark import Bark, Request
+    from ..bark import Request
 
 KEYS = ("id", "text", "voice", "seed")  # of an input line
 FIELDS = (*KEYS, "line", "file", "duration", "finish_reason", "timings", "error")  # of a line of results
 MAX_LINE = 2**20  # bytes; a longer line is no row
+MAX_RESULT = 8 * MAX_LINE  # bytes; a longer line is no result: what was given is escaped there
 PATIENCE = 10  # seconds to wait for another process that puts the same results in order
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_SOUND = re.compile(_SAFE.pattern + r"\.wav")
 _TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{12}", re.IGNORECASE)  # devices, hashes
 
 
@@ -112,8 +114,8 @@ def speak(
     """
     from tqdm import tqdm
 
-    from .bark import Request
-    from .decode.sampling import check_seed
+    from ..bark import Request
+    from ..decode.sampling import check_seed
 
     check_seed(seed)
     hidden = None if progress is None else not progress
@@ -198,11 +200,13 @@ def _fill(record: dict, data: bytes) -> None:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise ValueError("not a row: too many brackets") from None
+    except ValueError:  # a number that Python does not take for its length
+        raise ValueError("not a row: a number has thousands of digits") from None
     if not isinstance(given, dict):
         raise ValueError('not an object such as {"id": "a", "text": "Hello."}')
     record["id"] = check_id(given.get("id")) if given.get("id") is not None else record["line"]
     if unknown := sorted(given.keys() - set(KEYS)):
-        raise ValueError(f"unknown key {unknown[0]!r}; there are {', '.join(KEYS)}")
+        raise ValueError(f"unknown key {unknown[0]!r:.40}; there are {', '.join(KEYS)}")
     for key, kind, word in (("text", str, "string"), ("voice", str, "string"), ("seed", int, "whole number")):
         value = given.get(key)
         if value is None and key == "text":
@@ -236,8 +240,8 @@ def _pending(
         if not record["error"]:
             try:
                 record["seed"] = row_seed(seed, record["id"], record["seed"])
-            except ValueError as error:
-                record["error"] = f"line {record['line']}: {error}"
+            except ValueError as error:  # which quotes a seed of any length
+                record["error"] = f"line {record['line']}: {error!s:.200}"
         if record["error"]:
             results.add(record | {"file": None})
             summary.failed += 1
@@ -276,7 +280,7 @@ def check_id(id: str | int) -> str | int:
 
 def row_seed(seed: int, id: str | int | None, given: int | None) -> int:
     """A row's own seed, else the one of its id: the same in every batch, shard and trial. ValueError."""
-    from .decode.sampling import check_seed, derived_seed
+    from ..decode.sampling import check_seed, derived_seed
 
     if given is not None:
         return check_seed(given)
@@ -346,13 +350,11 @@ class _Results:
         outdir.mkdir(parents=True, exist_ok=True)
         self.file = _locked(outdir / shard.results)
         try:
-            _unfinished(outdir / shard.results).unlink(missing_ok=True)
             self.file = self._pruned(outdir / shard.results, self.file)
             for path in sorted(outdir.iterdir()):
                 other = Shard.of_results(path.name)
                 if other and other.n != shard.n:  # those of this n have none of our rows
                     file = _locked(path)
-                    _unfinished(path).unlink(missing_ok=True)
                     with self._pruned(path, file):  # still ours
                         if path.stat().st_size == 0:
                             path.unlink()
@@ -370,17 +372,7 @@ class _Results:
         """Write a row's WAV if it has one, then its line. OSError if the disk is full, or the like."""
         path = self.outdir / self.shard.results
         if sound is not None:
-            unfinished = _unfinished(path)
-            try:
-                with open(unfinished, "wb") as file:
-                    file.write(sound)
-                    _sync(file)
-                os.replace(unfinished, self.outdir / record["file"])
-                _sync_directory(self.outdir)  # or a power cut could keep the line and lose the name
-            except OSError as error:
-                raise type(error)(error.errno, error.strerror, str(self.outdir / record["file"])) from None
-            finally:
-                unfinished.unlink(missing_ok=True)
+            atomic.write_bytes(self.outdir / record["file"], sound)
         try:
             self.file.write(_line(record))
             _sync(self.file)
@@ -389,12 +381,11 @@ class _Results:
 
     def _pruned(self, path: Path, file: BinaryIO) -> BinaryIO:
         """Results without the lines that must go: the locked `file`, or the one that took its place."""
-        shorter = path.with_name(f".{path.name}.partial")
-        new, dropped = _locked(shorter), 0
+        shorter, descriptor = atomic.unfinished_file(self.outdir)
+        new, dropped = os.fdopen(descriptor, "ab"), 0  # locked
         try:
-            new.truncate(0)
             with open(path, "rb") as lines:
-                for line in lines:
+                for line in iter(lambda: lines.readline(MAX_RESULT), b""):
                     if self._stays(line):
                         new.write(line)
                     else:
@@ -404,7 +395,7 @@ class _Results:
                 new.close()
                 return file
             os.replace(shorter, path)
-            _sync_directory(self.outdir)
+            atomic.sync(self.outdir)
             file.close()
             return new
         except BaseException:
@@ -417,14 +408,14 @@ class _Results:
         """Whether a line of results is whole and another shard's, or that of a row that is done."""
         try:
             record = json.loads(line)
-            key, name = _key(record), str(record["file"])
+            key, name, error = _key(record), record["file"], record["error"]
         except (ValueError, RecursionError, TypeError, KeyError):
             return False
         if not line.endswith(b"\n"):
             return False
         if not self.shard.has(key):
             return True
-        if record["error"] or not name.endswith(".wav") or os.path.basename(name) != name:
+        if error or not (isinstance(name, str) and _SOUND.fullmatch(name)):  # not one of our names
             return False
         if self.force:
             (self.outdir / name).unlink(missing_ok=True)  # before its line goes, or nobody would know it
@@ -434,10 +425,14 @@ class _Results:
 def _locked(path: Path) -> BinaryIO:
     """A file opened for appending and, where the file system has locks, ours until it is closed.
 
-    ValueError if another process keeps it.
+    ValueError if another process keeps it, or if it is a pipe or the like.
     """
     patient = time.monotonic() + PATIENCE
     while True:
+        if (
+            path.exists() and not path.is_file() and not path.is_dir()
+        ):  # to open a pipe would wait for its reader
+            raise ValueError(f"{path} is not a file: remove it")
         file = open(path, "ab")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -457,11 +452,6 @@ def _locked(path: Path) -> BinaryIO:
         file.close()  # it was replaced while we waited for it
 
 
-def _unfinished(results: Path) -> Path:
-    """Where the shard with these results writes a sound, one at a time."""
-    return results.with_name(f".{results.stem}.wav.partial")
-
-
 def _line(record: dict) -> bytes:
     try:
         return f"{json.dumps(record, ensure_ascii=False)}\n".encode()
@@ -472,146 +462,3 @@ def _line(record: dict) -> bytes:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# --- columns in, columns out ----------------------------------------------------------------------------
-
-
-class Synthesizer:
-    """Speaks batches of rows, for `ray.data.Dataset.map_batches`. It loads the model at its first batch.
-
-    model, options: as in `Bark.from_pretrained`. seed: rows without one are drawn with `derived_seed(seed,
-    id)`, so that other batches and a second trial give the same sound. voice: of rows without one. config,
-    batch_size, retries: as in `Bark.generate_many`.
-    """
-
-    def __init__(
-        self,
-        model: str | os.PathLike | None = None,
-        *,
-        seed: int = 0,
-        voice: str | None = None,
-        config: GenerationConfig | None = None,
-        batch_size: int | None = None,
-        retries: int = 0,
-        **options: Any,
-    ):
-        self.model, self.options = model, options
-        self.seed, self.voice = seed, voice
-        self.settings = {"config": config, "batch_size": batch_size, "retries": retries}
-        self._bark: Bark | None = None
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_bark": None}  # the model stays where it is
-
-    def __call__(self, batch):
-        """Columns to the same columns and those that were made, a row each, in order.
-
-        batch: a dict of arrays or a pyarrow Table, with "text" and perhaps "id", "voice" and "seed", where
-            None, NaN, NA and masked entries are not given. A row needs an id or a seed.
-
-        Gives what it was given, and "audio" (a pyarrow array of float32 a row, in Parquet a list),
-        "sample_rate", "duration" (seconds), "finish_reason", "seed" (the one used, or -1) and "error": what
-        was wrong with the row, in words, and "" otherwise. None of them is null. With an error the audio is
-        empty.
-        """
-        import pyarrow as pa
-
-        table = isinstance(batch, pa.Table)
-        if not table and not isinstance(batch, Mapping):
-            raise ValueError('a batch is a dict of arrays or a Table: batch_format="numpy" or "pyarrow"')
-        names = batch.column_names if table else list(batch)
-        if "text" not in names:
-            raise ValueError(f"there is no column 'text'; there are {', '.join(names) or 'none'}")
-        n = len(batch["text"])
-        given = {key: _entries(batch[key]) if key in names else [None] * n for key in KEYS}
-        made = self._speak(n, given)
-        columns = {
-            "audio": pa.array([row["audio"] for row in made], pa.list_(pa.float32())),
-            "sample_rate": pa.array([self._bark.config.codec.sample_rate] * n, pa.int32()),
-            "duration": pa.array([row["duration"] for row in made], pa.float64()),
-            "finish_reason": pa.array([row["finish_reason"] for row in made], pa.string()),
-            "seed": pa.array([row["seed"] for row in made], pa.int64()),
-            "error": pa.array([row["error"] for row in made], pa.string()),
-        }
-        if table:
-            kept = batch.drop_columns([name for name in names if name in columns])
-            for name, column in columns.items():
-                kept = kept.append_column(name, column)
-            return kept
-        # Ray would store arrays of numpy's as tensors, whose type depends on whether their lengths differ.
-        audio = [sound.values for sound in columns.pop("audio")]
-        return {**batch, "audio": audio} | {key: column.to_numpy(False) for key, column in columns.items()}
-
-    def _speak(self, n: int, given: dict[str, list]) -> list[dict]:
-        """What was made of each row, or its error."""
-        from .bark import Bark, Request
-        from .decode.sampling import check_seed
-
-        check_seed(self.seed)
-        if self._bark is None:
-            self._bark = Bark.from_pretrained(self.model, **self.options)
-        silence = {
-            "audio": np.empty(0, np.float32),
-            "duration": 0.0,
-            "finish_reason": "",
-            "seed": -1,
-            "error": "",
-        }
-        made, requests, places = [dict(silence) for _ in range(n)], [], []
-        for i, (id, text, voice, seed) in enumerate(zip(*given.values(), strict=True)):
-            try:
-                made[i]["seed"] = row_seed(self.seed, id, seed)
-            except ValueError as error:
-                made[i]["error"] = str(error)
-                continue
-            requests.append(Request(text, self.voice if voice is None else voice, made[i]["seed"]))
-            places.append(i)
-        for i, result in self._bark.generate_many(requests, **self.settings):
-            if isinstance(result, Exception):
-                made[places[i]]["error"] = str(result) or type(result).__name__
-            else:
-                made[places[i]].update(
-                    audio=result.audio,
-                    duration=result.seconds,
-                    finish_reason=result.finish_reason,
-                    seed=result.seed,
-                )
-        return made
-
-
-def _entries(column: Any) -> list:
-    """A column's entries as Python's own; None for what is missing."""
-    return [_entry(value) for value in (column.to_pylist() if hasattr(column, "to_pylist") else column)]
-
-
-def _entry(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
-        return None
-    if isinstance(value, float):  # what whole numbers become in a column where one is missing
-        return None if value != value else int(value) if value.is_integer() else value
-    return value
-
-
-def spoken_ids(directory: str | os.PathLike) -> set:
-    """The ids that Parquet files in a directory hold without an error: what a second start can leave out.
-
-    A file that was cut short is passed over; an empty set if there is no such directory.
-    """
-    import pyarrow.dataset as parquet
-
-    if not os.path.isdir(directory):
-        return set()
-    files = parquet.dataset(directory, format="parquet", exclude_invalid_files=True)
-    if not files.files:
-        return set()
-    return set(files.to_table(columns=["id"], filter=parquet.field("error") == "")["id"].to_pylist())

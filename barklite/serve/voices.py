@@ -1,0 +1,56 @@
+"""The voices of a server: the model's, OpenAI's names for some of them, and those that were uploaded."""
+
+import asyncio
+import re
+from itertools import cycle
+
+from ..voice import Voice
+from .decoder import Decoder
+
+OPENAI = ("alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse")
+OPENAI += ("marin", "cedar")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Voices:
+    """Voices by name. Uploaded ones are kept in memory, at most `most`."""
+
+    def __init__(self, decoder: Decoder, most: int):
+        self.decoder, self.most = decoder, most
+        self.names = decoder.bark.voices
+        english = [name for name in self.names if name.startswith("v2/en_")] or self.names
+        self.aliases = dict(zip(OPENAI, cycle(english), strict=False))
+        self.uploaded: dict[str, Voice] = {}
+        self._used: dict[str, Voice] = {}  # of the model's, the last that were asked for
+
+    async def get(self, name: str) -> Voice:
+        """A voice. ValueError for an unknown name, OSError if it cannot be fetched from the Hub."""
+        if name in self.uploaded:
+            return self.uploaded[name]
+        name = self.aliases.get(name, name)
+        if name not in self.names:  # a path, for one
+            raise ValueError(f"there is no voice {name!r:.80}: GET /v1/voices lists them")
+        if name not in self._used:
+            voice = await asyncio.to_thread(self.decoder.voice, name)
+            while len(self._used) >= 64:
+                self._used.pop(next(iter(self._used)))
+            self._used[name] = voice
+        return self._used[name]
+
+    async def add(self, name: str, data: bytes) -> None:
+        """Keep an `.npz`. ValueError for a bad name or file, or when there is no room."""
+        tokens = self.decoder.bark.config.tokens
+        voice = await asyncio.to_thread(Voice.load, bytes(data), tokens, name)
+        if not NAME.fullmatch(name):
+            raise ValueError("a voice's name has 1 to 64 letters, digits, - and _")
+        if name in self.names or name in self.aliases:
+            raise ValueError(f"{name!r} is a voice of the model: choose another name")
+        if name not in self.uploaded and len(self.uploaded) >= self.most:
+            raise ValueError(f"{self.most} voices are kept, and there is no room for more: delete one")
+        self.uploaded[name] = voice
+
+    def listed(self) -> list[dict]:
+        """Each voice as the API lists it."""
+        known = [(name, "model") for name in self.names] + [(name, "uploaded") for name in self.uploaded]
+        aliases = [{"id": name, "from": "alias", "of": of} for name, of in self.aliases.items()]
+        return [{"id": name, "from": source} for name, source in known] + aliases

@@ -1,0 +1,190 @@
+"""Compiled code, kept on disk for the next process, and only run if this user's barklite made it.
+
+A package of PyTorch's AOTInductor lies compressed in a private directory, under a name that has its SHA-256.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from ..validation import first_line
+from . import atomic
+from .home import cache_directory, private
+
+LIMIT = 10_000_000  # bytes of packages that are kept, those used last
+INDUCTOR_LIMIT = 100_000_000  # bytes from which PyTorch's own cache begins anew
+
+
+def compiled(
+    module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, code: Iterable[ModuleType]
+) -> tuple[Callable, float]:
+    """`module` as a compiled function, and the seconds that compiling took: 0 where an earlier process did.
+
+    module: `settings()` gives the constants in its code. example, shapes: as `torch.export.export` takes
+    them. code: the Python modules with its source. Of processes that need the same, one compiles and the
+    others wait. ValueError, in words, where this machine cannot.
+    """
+    key, folder = _key(module, example, code), _packages()
+    for shared in (True, False):  # loading is everybody's at a time
+        with atomic.lock(folder / "lock", "compile", shared):
+            if run := _kept(folder, key):
+                return run, 0.0
+            if shared:
+                continue
+            start = time.perf_counter()
+            print("barklite: compiling a step, once on this machine ...", flush=True, file=sys.stderr)
+            package = compile_to(module, example, shapes, folder)
+            _keep(folder, key, package)
+            seconds = time.perf_counter() - start
+            print(f"barklite: compiled in {seconds:.0f} s", file=sys.stderr)
+            try:
+                return _load(package, folder), seconds
+            except (RuntimeError, OSError) as error:
+                raise ValueError(f"compiled steps cannot be loaded here: {first_line(error)}") from error
+
+
+def _packages() -> Path:
+    """Where compiled packages are kept. ValueError if that place cannot be written, or not be trusted."""
+    try:
+        return private(cache_directory() / "native")
+    except OSError as error:
+        raise ValueError(
+            f"compile=True keeps what it makes in a cache, which cannot be used: {first_line(error)} "
+            "(XDG_CACHE_HOME names another place)"
+        ) from error
+
+
+def _kept(folder: Path, key: str) -> Callable | None:
+    """A package that an earlier process kept, loaded. One that is damaged goes, with a line on stderr."""
+    for path in folder.glob(f"{key}-*.aoti"):
+        try:
+            with open(os.open(path, atomic.OLD), "rb") as file:
+                data = file.read()
+            if path.stem != f"{key}-{hashlib.sha256(data).hexdigest()}":
+                raise ValueError("its checksum is another")
+            run = _load(zlib.decompress(data), folder)
+            os.utime(path)  # the time of its last use
+            return run
+        except (OSError, RuntimeError, ValueError, zlib.error) as error:
+            print(f"barklite: {path} is damaged and compiled anew: {first_line(error)}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                _remove(path)
+    return None
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _keep(folder: Path, key: str, package: bytes) -> None:
+    """Put a package where the next process finds it; what was not used for the longest time goes."""
+    data, total = zlib.compress(package), 0
+    try:
+        atomic.write_bytes(folder / f"{key}-{hashlib.sha256(data).hexdigest()}.aoti", data)
+        shutil.rmtree(cache_directory() / "compiled", ignore_errors=True)  # barklite 0.1's
+        for path in sorted(folder.iterdir(), key=lambda path: -path.lstat().st_mtime_ns):
+            ours = path.suffix == ".aoti"  # or it is what a killed process left
+            total += path.lstat().st_size if ours else 0
+            if path.name != "lock" and (not ours or total > LIMIT):
+                _remove(path)
+    except OSError as error:  # a full disk only costs the next process its time
+        print(f"barklite: the compiled step cannot be kept: {first_line(error)}", file=sys.stderr)
+
+
+def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, folder: Path) -> bytes:
+    """`module` as a package, compiled in a directory that vanishes. ValueError, in words, if it cannot be."""
+    options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as scratch,
+            torch.no_grad(),
+            warnings.catch_warnings(),
+        ):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # before the import, which looks there
+            from torch._inductor import aoti_compile_and_package, config
+
+            warnings.simplefilter("ignore")
+            if hasattr(config.aot_inductor, "precompile_headers"):
+                options["aot_inductor.precompile_headers"] = False  # it would trust those in the common /tmp
+            exported = torch.export.export(module, example, dynamic_shapes=shapes)
+            path = Path(scratch, "step.pt2")
+            aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
+            return path.read_bytes()
+    except Exception as error:  # every stage of the compiler has its own classes
+        raise ValueError(
+            "compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: "
+            + first_line(error)
+        ) from error
+    finally:
+        os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        if before is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+
+
+def _load(package: bytes, folder: Path) -> Callable:
+    """A package as a function. RuntimeError if it is damaged."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".pt2") as file:  # the bytes that were checked
+        file.write(package)
+        file.flush()
+        try:  # the C++ class itself: no second is spent importing the compiler, and a call costs less
+            run = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1).run
+        except (AttributeError, TypeError):  # another PyTorch
+            from torch._inductor import aoti_load_package
+
+            return aoti_load_package(file.name)
+    return lambda *given: run(list(given))[0]
+
+
+def inductor_cache() -> None:
+    """Give PyTorch's own cache of compiled code, which `torch.compile` fills and trusts, a private place.
+
+    It has one a version of PyTorch, and begins anew above INDUCTOR_LIMIT. Nothing changes where the user has
+    set TORCHINDUCTOR_CACHE_DIR. ValueError as of `compiled`.
+    """
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return
+    home = _packages().parent / "inductor"
+    try:
+        folder = private(home) / torch.__version__
+        for path in home.iterdir():
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            if path != folder or size > INDUCTOR_LIMIT:
+                shutil.rmtree(path, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"compile=True cannot use its cache: {first_line(error)}") from error
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # they would lie elsewhere
+
+
+def _key(module: nn.Module, example: tuple[Tensor, ...], code: Iterable[ModuleType]) -> str:
+    """A file name for what is compiled: another for other code, PyTorch, processor, shapes and dtypes."""
+    what = [*map(inspect.getsource, code), torch.__version__]
+    what += [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
+    what += [f"{torch.get_num_threads()} threads of {os.cpu_count()}"]  # both are compiled in
+    what += [type(module).__name__, str(module.settings())]
+    what += [f"{tuple(t.shape)} {t.stride()} {t.dtype}" for t in example]
+    return hashlib.sha256("\0".join(what).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))

@@ -1,0 +1,233 @@
+"""What a researcher changes, each in one place: a sampler, an attention, an adapter, a codec, an engine."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, reference
+from barklite.config import FineConfig, GPTConfig
+from barklite.decode.engine import PLAIN, Engine
+from barklite.models.gpt import Attention
+from barklite.speed import quantize
+from barklite.speed.compiled import CompiledCPUEngine
+from barklite.speed.graphs import CUDAGraphEngine
+
+SHORT = GenerationConfig(max_seconds=0.4)
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
+
+
+def bark(**options) -> Bark:
+    """Two layers of width 64, to be changed by a test."""
+    size = dict(n_layer=2, n_head=2, n_embd=64)
+    config = replace(
+        BarkConfig.tiny(),
+        semantic=GPTConfig(input_vocab_size=129_600, output_vocab_size=10_048, **size),
+        coarse=GPTConfig(input_vocab_size=12_096, output_vocab_size=12_096, **size),
+        fine=FineConfig(**size),
+    )
+    return Bark.from_config(config, seed=2, device="cpu", **options)
+
+
+def copy_of(model: Bark) -> Bark:
+    """The same models in a Bark with an engine of its own."""
+    names = "semantic", "coarse", "fine", "codec"
+    return Bark(model.config, model.tokenizer, {name: getattr(model, name) for name in names})
+
+
+def tokens(model: Bark, config: GenerationConfig = SHORT) -> tuple[list, list]:
+    clip = model.generate("Hello", seed=1, config=config)
+    return clip.semantic.tolist(), clip.codes.tolist()
+
+
+def by_the_reference(model: Bark, config: GenerationConfig = SHORT) -> tuple[list, list]:
+    semantic, codes, _ = reference.generate(model, "Hello", None, 1, config)
+    return semantic.tolist(), codes.tolist()
+
+
+# --- another sampler ----------------------------------------------------------------------------------------
+
+
+def min_p(logits, past):
+    """Keep ids with at least a tenth of the largest probability."""
+    p = logits.softmax(-1)
+    return logits.masked_fill(p < 0.1 * p.amax(-1, keepdim=True), -torch.inf)
+
+
+def no_repeats(logits, past):
+    """Never an id that the row has drawn before."""
+    return torch.stack([row.index_fill(0, ids, -torch.inf) for row, ids in zip(logits, past, strict=True)])
+
+
+def test_a_sampler_of_ones_own(tiny):
+    config = replace(SHORT, semantic=SamplingConfig(1.0, filter=min_p))
+    assert tokens(tiny, config)[0] != tokens(tiny, replace(SHORT, semantic=SamplingConfig(1.0)))[0]
+    assert tokens(tiny, config) == by_the_reference(tiny, config)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "graphs"])
+def test_a_sampler_that_sees_past_tokens(fast, tiny):
+    greedy = replace(SHORT, semantic=SamplingConfig(0), coarse=SamplingConfig(0))
+    unlike = replace(
+        greedy, semantic=SamplingConfig(0, filter=no_repeats), coarse=SamplingConfig(0, filter=no_repeats)
+    )
+    model = copy_of(tiny)
+    if fast:
+        models = [tiny.semantic, tiny.coarse]
+        model.engine = CUDAGraphEngine(models, torch.device("cpu"), lambda function, **_: function)
+    semantic, codes = tokens(model, unlike)
+    assert (semantic, codes) == by_the_reference(tiny, unlike)
+    assert len({*semantic}) == len(semantic)
+    assert all(len({*book}) == len(book) for book in codes[:2])
+    assert tokens(tiny, greedy)[1] != codes
+    rows = model.generate_batch(["Hello", "a"], seeds=[1, 2], config=unlike)
+    assert rows[0].semantic.tolist() == semantic
+
+
+def test_a_filter_is_not_saved():
+    config = replace(BarkConfig.tiny(), generation=GenerationConfig(semantic=SamplingConfig(filter=min_p)))
+    assert "filter" not in config.to_dict()["generation"]["semantic"]
+    assert BarkConfig.from_dict(config.to_dict()).generation.semantic.filter is None
+    with pytest.raises(ValueError, match="filter"):
+        SamplingConfig(filter="min_p")
+    with pytest.raises(ValueError, match="filter"):
+        GenerationConfig(fine=SamplingConfig(0.5, filter=min_p))
+
+
+# --- another attention, an adapter --------------------------------------------------------------------------
+
+
+class Windowed(Attention):
+    """Attends to the last 32 positions only."""
+
+    def attend(self, q, k, v, mask, causal):
+        T, S = q.shape[2], k.shape[2]
+        keys = torch.arange(S, device=q.device)
+        mask = keys <= keys[S - T :, None] if mask is None else mask  # (..., T, S)
+        newest = (mask * keys).amax(-1, keepdim=True)  # each query's own position
+        return super().attend(q, k, v, mask & (keys > newest - 32), False)
+
+
+class Doubled(nn.Linear):
+    """An adapter of the simplest kind."""
+
+    def forward(self, x):
+        return super().forward(x) + 2 * x.roll(1, -1)
+
+
+def windowed(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        block.attn.__class__ = Windowed
+
+
+def adapted(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        block.attn.c_proj.__class__ = Doubled
+
+
+def patched(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        block.attn.attend = lambda q, k, v, mask, causal: q.roll(1, -1)
+
+
+CHANGES = {"attention": windowed, "adapter": adapted, "method": patched}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("kind", ["plain", "graphs", "compiled"])
+def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
+    model, before = bark(), tokens(bark())
+    models = [model.semantic, model.coarse]
+    if kind == "graphs":
+        model.engine = CUDAGraphEngine(models, torch.device("cpu"), lambda function, **_: function)
+    if kind == "compiled":
+        monkeypatch.setattr(CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
+        model.engine = CompiledCPUEngine(models)
+    assert tokens(model) == before
+    change(model)
+    assert tokens(model) == by_the_reference(model) != before
+
+
+@needs_compiler
+def test_an_adapter_under_the_real_compiler():
+    model = bark(compile=True)
+    adapted(model)
+    assert tokens(model) == by_the_reference(model)
+
+
+@pytest.mark.parametrize("change", [windowed, adapted], ids=["attention", "adapter"])
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_quantizing_refuses_what_it_would_lose(format, change):
+    model = bark()
+    change(model)
+    with pytest.raises(ValueError, match="would be lost: quantize first"):
+        quantize.shrink(model.semantic, format, "cpu")
+
+
+def test_an_adapter_on_quantized_weights_counts():
+    """Put on afterwards, around a quantized layer."""
+
+    class Adapter(nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+
+        def forward(self, x):
+            return self.base(x) + 2 * x.roll(1, -1)
+
+    model = bark(quantize="int8")
+    before = tokens(model)
+    for block in model.semantic.h:
+        block.attn.c_proj = Adapter(block.attn.c_proj)
+    assert tokens(model)[0] != before[0]
+
+
+# --- another codec, another engine --------------------------------------------------------------------------
+
+
+def test_another_codec(tiny):
+    class Ramp(nn.Module):
+        """Any module that makes (B, hop T) of codes (B, K, T)."""
+
+        def __init__(self, config):
+            super().__init__()
+            self.config = config
+
+        def forward(self, codes):
+            return codes[:, 0].float().repeat_interleave(self.config.hop, -1) / 1024
+
+    models = {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine")}
+    model = Bark(tiny.config, tiny.tokenizer, models | {"codec": Ramp(tiny.config.codec)})
+    clip = model.generate("Hello", seed=1, config=SHORT)
+    assert np.array_equal(clip.audio[:: tiny.config.codec.hop], clip.codes[0].astype(np.float32) / 1024)
+
+
+def test_an_engine_of_ones_own(tiny):
+    """An engine that counts steps, and computes each without a cache."""
+
+    class Naive(Engine):
+        steps = 0
+
+        def prefill(self, model, prompts, cache, rows):
+            self.prompt = prompts if prompts.ndim == 3 else model.wte(prompts)
+            super().prefill(model, prompts, cache, rows)
+
+        def decode(self, model, ids, cache, samplers, noise, past=(), forward=None):
+            def naive(ids, cache, last, vocab):
+                self.steps += 1
+                self.prompt = torch.cat((self.prompt, model.wte(ids)), 1)
+                cache.grow(1)
+                return model(embeds=self.prompt, last=last, vocab=vocab)
+
+            return super().decode(model, ids, cache, samplers, noise, past, naive)
+
+    model = copy_of(tiny)
+    model.engine = Naive()
+    assert tokens(model) == tokens(tiny)
+    assert model.engine.steps == 20 + 60
+    assert tiny.engine is PLAIN
