@@ -29,6 +29,8 @@ QUICK = {
     "test_command_line": "makes_a_wav|version|voices_command",
     "test_corpus": "a_corpus$|rows_that_are_wrong|names_of_files",
     "test_compat_configuration": "defaults|aliases|there_and_back",
+    "test_compat_behaviours": "tokenizers_agree|decode_alike",
+    "test_compat_users": "copies|loss_of_a_part|moves_entries",
     "test_training": "learning_rate|muon|crops|accuracy|coarse_batches|gradients_are_clipped",
     "test_training_texts": "cleaned|numbers_in_words",
     "test_training_data": "read_as_it_was_written|mel_filters",

@@ -1,6 +1,7 @@
 """`barklite.compat`'s models against transformers itself, on one random checkpoint."""
 
 import copy
+import inspect
 import json
 import shutil
 import warnings
@@ -25,6 +26,7 @@ from barklite.decode.sampling import generator
 from barklite.storage import checkpoint
 from barklite.text.tokenizer import WordPiece
 from tests import builders
+from weights_convert import huggingface
 
 transformers = pytest.importorskip("transformers", reason="the oracle, transformers, is not installed")
 theirs_generation = pytest.importorskip("transformers.models.bark.generation_configuration_bark")
@@ -37,6 +39,12 @@ SECTIONS = tuple(f"{part}_config" for part in PARTS)
 N = 24  # semantic tokens, where the number does not matter: two coarse windows
 SHORT = dict(semantic_max_new_tokens=N)
 B, T = 2, 12
+# The name of a cache among the arguments of transformers' forward.
+CACHE = (
+    "cache"
+    if "cache" in inspect.signature(transformers.BarkSemanticModel.forward).parameters
+    else "past_key_values"
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +118,11 @@ def same_cache(ours, theirs):
     for (keys, values), layer in zip(ours, theirs.layers, strict=True):
         close(keys, layer.keys)
         close(values, layer.values)
+
+
+def today(output) -> list[str]:
+    """The names of an output's results; before transformers 5.24 the cache's was another."""
+    return ["cache" if name == "past_key_values" else name for name in output.keys()]  # noqa: SIM118
 
 
 def random_ids(part, *shape, seed=0):
@@ -206,7 +219,7 @@ def test_reports_by_config_and_as_a_tuple(model, oracle, part):
                     given["use_cache"] = use_cache
                 expected = theirs(*args, **given)
                 made = ours(*args, **given)
-                assert list(made.keys()) == list(expected.keys()) == list(made)
+                assert list(made.keys()) == today(expected) == list(made)
                 for name in made:
                     assert made[name] is getattr(made, name)
                 compare(made, expected)
@@ -215,7 +228,7 @@ def test_reports_by_config_and_as_a_tuple(model, oracle, part):
                         setattr(m.config, name, value)
                     m.config.return_dict = False
                 compare(ours(*args, return_dict=True), expected)
-                assert list(ours(*args, return_dict=True)) == list(expected.keys())
+                assert list(ours(*args, return_dict=True)) == today(expected)
                 one, other = ours(*args), theirs(*args)
                 assert type(one) is type(other) is tuple
                 assert [type(x) is tuple for x in one] == [type(x) is tuple for x in other]
@@ -229,13 +242,16 @@ def test_reports_by_config_and_as_a_tuple(model, oracle, part):
 
 def test_outputs_are_mappings(model):
     out = model.coarse_acoustics(torch.zeros(1, 3, dtype=torch.long), labels=torch.zeros(1, 3).long())
-    assert list(out) == ["loss", "logits", "past_key_values"] == out.keys()
-    assert out[0] is out.loss is out["loss"] is out.to_tuple()[0] is out.values()[0]
+    assert list(out) == ["loss", "logits", "cache"] == list(out.keys())
+    assert out.past_key_values is out["past_key_values"] is out.cache is out["cache"]
+    assert "past_key_values" in out
+    assert out[0] is out.loss is out["loss"] is out.to_tuple()[0]
     assert out[:2] == (out.loss, out.logits)
     assert dict(out.items()).keys() == dict(**out).keys() == set(out.keys())
     assert "loss" in out
     assert "attentions" not in out
     assert out.get("attentions", 5) == 5
+    assert out.get("past_key_values") is out.cache
     assert out.get("logits") is out.logits
     assert len(out) == 3
     assert out.attentions is None
@@ -256,12 +272,13 @@ def test_caches(model, oracle, part, kind):
     whole = theirs(ids).logits
     past, expected = None, None
     for start, chunk in zip((0, 30, 31, 32), ids.split([30, 1, 1, 18], dim=1), strict=True):
-        there = theirs(chunk, past_key_values=expected)
+        there = theirs(chunk, **{CACHE: expected})
         expected = there.past_key_values
         if kind == "theirs" and past is None:
             past = transformers.DynamicCache()
+        name = CACHE if kind == "ours there" or start else "past_key_values"  # ours takes both
         made = (theirs if kind == "ours there" else ours)(
-            chunk, past_key_values=DynamicCache() if kind == "ours there" and past is None else past
+            chunk, **{name: DynamicCache() if kind == "ours there" and past is None else past}
         )
         close(made.logits, there.logits)
         close(made.logits, whole[:, start : start + chunk.shape[1]])
@@ -297,7 +314,7 @@ def test_caches_cropped_and_reordered(model, oracle, part):
         cache.crop(-3)
         cache.reorder_cache(torch.tensor([1, 0]))
     same_cache(made, there)
-    close(ours(more, past_key_values=made).logits, theirs(more, past_key_values=there).logits)
+    close(ours(more, past_key_values=made).logits, theirs(more, **{CACHE: there}).logits)
     same_cache(made, there)
     assert made.get_seq_length() == 17
     assert len(made) == 2
@@ -313,7 +330,7 @@ def test_a_mask_beside_a_cache(model, oracle):
     keep[1, 8:10] = False
     past = oracle.coarse_acoustics(ids[:, :7]).past_key_values
     four = additive(keep[:, None, None].expand(B, 1, T - 7, T))
-    expected = oracle.coarse_acoustics(ids[:, 7:], past_key_values=past, attention_mask=four).logits
+    expected = oracle.coarse_acoustics(ids[:, 7:], **{CACHE: past}, attention_mask=four).logits
     for mask in (keep.long(), keep[:, 7:].long(), four):
         past = model.coarse_acoustics(ids[:, :7]).past_key_values
         close(model.coarse_acoustics(ids[:, 7:], past_key_values=past, attention_mask=mask).logits, expected)
@@ -321,7 +338,7 @@ def test_a_mask_beside_a_cache(model, oracle):
     four = additive(keep[:, None, None, :8].expand(B, 1, 1, 8))
     expected, made = (
         m.coarse_acoustics(
-            ids[:, 7:8], past_key_values=m.coarse_acoustics(ids[:, :7]).past_key_values, attention_mask=mask
+            ids[:, 7:8], attention_mask=mask, **{CACHE: m.coarse_acoustics(ids[:, :7]).past_key_values}
         ).logits
         for m, mask in ((oracle, four), (model, keep[:, :8]))
     )
@@ -372,7 +389,7 @@ def test_gradients_flow_through_a_cache(model, oracle):
     ids, grads = random_ids("coarse_acoustics", B, T), []
     for m in (copy.deepcopy(model.coarse_acoustics), copy.deepcopy(oracle.coarse_acoustics)):
         past = m(ids[:, :7]).past_key_values
-        m(ids[:, 7:], past_key_values=past).logits.square().mean().backward()
+        m(ids[:, 7:], **{CACHE: past}).logits.square().mean().backward()
         grads.append(m.get_input_embeddings().weight.grad)
     close(*grads)
     assert grads[0][ids[:, :7].flatten()].any(-1).all()
@@ -465,18 +482,14 @@ def test_new_models(part):
     again = kind(config)
     state = one.state_dict()
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in state.items())
-    assert not torch.equal(one.model.wpe.weight, two.model.wpe.weight)
+    assert not torch.equal(one.position_embeds_layer.weight, two.position_embeds_layer.weight)
     for key, tensor in state.items():
         if "attn.bias" not in key and "layernorm" not in key:
             assert (
                 float(tensor.std()) == pytest.approx(0.5, rel=0.15) if tensor.ndim > 1 else not tensor.any()
             )
     assert one(*small_args(part)).logits.isfinite().all()
-    assert (one.model.wpe, one.model.h, one.model.ln_f) == (
-        one.position_embeds_layer, one.layers, one.layernorm_final,
-    )  # fmt: skip
     if part != "fine_acoustics":
-        assert (one.input_embeds_layer, one.lm_head) == (one.model.wte, one.model.lm_head)
         assert type(BarkCausalModel(config)(*small_args(part)).logits) is torch.Tensor
 
 
@@ -522,6 +535,41 @@ def test_labels(part):
     assert ours(*args, labels=labels).loss < 0.9 * out.loss
     sixteen = ours.bfloat16()(*args, labels=labels)
     assert (sixteen.logits.dtype, sixteen.loss.dtype) == (torch.bfloat16, torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", PARTS)
+def test_dropout(part):
+    """In training values are dropped, in the blocks and before them; else none is."""
+    kind, config, other_kind, other_config = small(part, dropout=0.3)
+    ours, args = kind(config), small_args(part)
+    still = [ours.eval()(*args).logits for _ in range(2)]
+    assert torch.equal(*still)
+    torch.manual_seed(0)
+    moving = [ours.train()(*args).logits for _ in range(2)]
+    assert not torch.equal(*moving)
+    theirs = other_kind(other_config).train()
+    theirs.load_state_dict(ours.state_dict())
+    made = []
+    for m in (ours, theirs):  # where attention is spelled out, the same draws
+        torch.manual_seed(7)
+        made.append(m(*args, output_attentions=True))
+    compare(*made)
+    mean = torch.stack([ours(*args).logits for _ in range(300)]).mean(0)
+    assert float((mean - still[0]).abs().mean()) < 0.5 * float((moving[0] - still[0]).abs().mean())
+
+
+@torch.no_grad()
+def test_two_codebooks_given():
+    """Heads begin with the first codebook that is predicted."""
+    kind, config, other_kind, other_config = small("fine_acoustics", n_codes_given=2)
+    ours, theirs = kind(config), other_kind(other_config)
+    ours.load_state_dict(theirs.state_dict())
+    ids = small_args("fine_acoustics")[1]
+    for k in (2, 4):
+        close(ours(k, ids).logits, theirs(k, ids).logits)
+    with pytest.raises(IndexError, match="give 2 to 4"):
+        ours(1, ids)
 
 
 # --- generation ---------------------------------------------------------------------------------------------
@@ -913,15 +961,16 @@ def test_codec_decode(model, oracle):
 def weights(bark):
     """barklite's own tensors, by model."""
     models = dict(semantic=bark.semantic, coarse=bark.coarse_acoustics, fine=bark.fine_acoustics)
-    states = {part: model.model.state_dict() for part, model in models.items()}
-    return states | {"codec": bark.codec_model.state_dict()}
+    states = {part: dict(model.named_parameters()) for part, model in models.items()}
+    return states | {"codec": dict(bark.codec_model.named_parameters())}
 
 
 def check_tiny(bark, tiny):
     """The weights of the session's `tiny`, which the builders wrote."""
     for part, state in weights(bark).items():
         for key, tensor in getattr(tiny, part).state_dict().items():
-            own = state[key][:8] if key == "codebooks" else state[key]
+            key = key if part == "codec" else huggingface.theirs(key)
+            own = state[key].detach()[:8] if key == "codebooks" else state[key].detach()
             close(own, tensor, 1e-6 if part == "codec" else 0)
 
 
@@ -934,7 +983,9 @@ def test_huggingface_layouts(tiny, tmp_path, form):
     assert not bark.training
     assert bark.generation_config.semantic_config["max_new_tokens"] == 768
     coarse = BarkCoarseModel.from_pretrained(str(path), use_cache=False)  # its part of a whole checkpoint
-    assert torch.equal(coarse.model.wpe.weight, bark.coarse_acoustics.model.wpe.weight)
+    assert torch.equal(
+        coarse.position_embeds_layer.weight, bark.coarse_acoustics.position_embeds_layer.weight
+    )
     assert coarse(torch.zeros(1, 2).long()).past_key_values is None
     if weight_files == "bin":
         for kind in (BarkSemanticModel, BarkFineModel):
@@ -955,7 +1006,9 @@ def test_own_layouts(tiny, native, tmp_path):
         check_tiny(bark, tiny)
         assert bark.generation_config.coarse_acoustics_config["top_k"] == 50
         fine = BarkFineModel.from_pretrained(path)
-        assert torch.equal(fine.model.wpe.weight, bark.fine_acoustics.model.wpe.weight)
+        assert torch.equal(
+            fine.position_embeds_layer.weight, bark.fine_acoustics.position_embeds_layer.weight
+        )
         if path == native:
             with pytest.raises(ValueError, match="encoder"):
                 bark.save_pretrained(tmp_path / "back")
@@ -1021,7 +1074,7 @@ def test_state_dicts(model, oracle):
     assert not own["semantic.input_embeds_layer.weight"].requires_grad
     assert (
         model.state_dict(keep_vars=True)["semantic.input_embeds_layer.weight"]
-        is model.semantic.model.wte.weight
+        is model.semantic.input_embeds_layer.weight
     )
     parent = torch.nn.ModuleDict({"bark": model})
     assert parent.state_dict().keys() == {f"bark.{key}" for key in theirs}
@@ -1032,7 +1085,9 @@ def test_load_state_dict(oracle, directory):
     state = {key: tensor.clone() for key, tensor in oracle.state_dict().items()}
     changed = state | {key: 2 * tensor for key, tensor in state.items() if "wpe" in key or "position" in key}
     assert tuple(bark.load_state_dict(changed)) == ([], [])
-    assert torch.equal(bark.semantic.model.wpe.weight, 2 * state["semantic.position_embeds_layer.weight"])
+    assert torch.equal(
+        bark.semantic.position_embeds_layer.weight, 2 * state["semantic.position_embeds_layer.weight"]
+    )
 
     key = "coarse_acoustics.lm_head.weight"
     lacks = {k: t for k, t in state.items() if k != key}
@@ -1053,20 +1108,25 @@ def test_load_state_dict(oracle, directory):
         made, expected = (m.load_state_dict(part, strict=False) for m in (bark, copy.deepcopy(oracle)))
         assert set(made.missing_keys) == set(expected.missing_keys)
         assert made.unexpected_keys == expected.unexpected_keys
-    assert torch.equal(bark.coarse_acoustics.model.lm_head.weight, state[key] + 1)
-    assert torch.equal(bark.semantic.model.wpe.weight, 2 * state["semantic.position_embeds_layer.weight"])
+    assert torch.equal(bark.coarse_acoustics.lm_head.weight, state[key] + 1)
+    assert torch.equal(
+        bark.semantic.position_embeds_layer.weight, 2 * state["semantic.position_embeds_layer.weight"]
+    )
     table, head = "input_embeds_layers.3.weight", "lm_heads.2.weight"
     fine = bark.fine_acoustics
     for name in (table, head):  # either name of what is one tensor
         new = torch.randn(1056, 16, generator=generator(len(name)))
         assert {table, head} - {name} <= set(fine.load_state_dict({name: new}, strict=False).missing_keys)
-        assert torch.equal(fine.model.wtes[3].weight, new)
+        assert torch.equal(fine.input_embeds_layers[3].weight, new)
     direction = "codec_model.decoder.layers.0.conv.parametrizations.weight.original1"
     before = bark.codec_model.decoder[0].weight.clone()
     bark.load_state_dict({direction: 3 * state[direction]}, strict=False)  # its length stays
     close(bark.codec_model.decoder[0].weight, before, 1e-6)
     bark.load_state_dict(state, assign=True)
-    assert bark.semantic.model.wte.weight.data_ptr() == state["semantic.input_embeds_layer.weight"].data_ptr()
+    assert (
+        bark.semantic.input_embeds_layer.weight.data_ptr()
+        == state["semantic.input_embeds_layer.weight"].data_ptr()
+    )
 
 
 def test_dtypes(directory, oracle, inputs, model):
@@ -1076,7 +1136,9 @@ def test_dtypes(directory, oracle, inputs, model):
             assert half.dtype == half.semantic.dtype == half.config.dtype == torch.float16
             assert {p.dtype for p in half.fine_acoustics.parameters()} == {torch.float16}
             assert {p.dtype for p in half.codec_model.parameters()} == {torch.float32}
-    assert torch.equal(half.semantic.model.wpe.weight, model.semantic.model.wpe.weight.half())
+    assert torch.equal(
+        half.semantic.position_embeds_layer.weight, model.semantic.position_embeds_layer.weight.half()
+    )
     moved = copy.deepcopy(model).half()
     assert all(torch.equal(a, b) for a, b in zip(moved.parameters(), half.parameters(), strict=True))
     sixteen = copy.deepcopy(model).to(torch.bfloat16)
@@ -1289,8 +1351,8 @@ def test_push_to_hub(model, tmp_path, monkeypatch):
     model.semantic.save_pretrained(tmp_path / "worker", is_main_process=False)
     assert FakeHub.log == []
     assert not (tmp_path / "worker").exists()
-    with pytest.raises(TypeError, match="state_dict"):
-        model.save_pretrained(tmp_path / "name", state_dict={})
+    with pytest.raises(TypeError, match="nonsense"):
+        model.save_pretrained(tmp_path / "name", nonsense={})
 
 
 # --- modules ------------------------------------------------------------------------------------------------
@@ -1333,9 +1395,10 @@ def test_embeddings(part, n):
         new = torch.nn.ModuleList(torch.nn.Embedding(n, 16) for _ in range(5))
         ours.set_input_embeddings(new)
         assert all(a.weight is b.weight for a, b in zip(ours.get_input_embeddings(), new, strict=True))
-        embedded = ours.model.embed(2, small_args(part)[1].transpose(1, 2))
+        ids = small_args(part)[1]
+        embedded = sum(table(ids[..., k]) for k, table in enumerate(new[:3]))
         hidden = ours(*small_args(part), output_hidden_states=True)
-        close(hidden.hidden_states[0], embedded + ours.model.wpe.weight[:9], 1e-6)
+        close(hidden.hidden_states[0], embedded + ours.position_embeds_layer.weight[:9], 1e-6)
         close(hidden.logits, hidden.hidden_states[-1] @ new[2].weight.T, 1e-5)
         assert ours.lm_heads[1].weight is new[2].weight
     else:
@@ -1376,7 +1439,7 @@ def test_offload(model, directory, inputs, monkeypatch):
         m._runs_on = torch.device("cpu")
     moves.clear()
     same_run(run(bark, 1, **inputs, **SHORT), expected)
-    names = ("BarkSemanticModel", "BarkCoarseModel", "BarkFineModel", "Codec")
+    names = ("BarkSemanticModel", "BarkCoarseModel", "BarkFineModel", "EncodecModel")
     assert moves == [(name, "cpu") for name in names for _ in range(2)]
     with pytest.raises(IndexError):
         bark.semantic(torch.full((1, 3), 10**6))
@@ -1543,16 +1606,6 @@ BETTER = {
         lambda bark: BarkSemanticModel(bark.config),
         ValueError,
         "made of a BarkSemanticConfig, not BarkConfig",
-    ),
-    "dropout": (
-        lambda bark: BarkSemanticModel(small("semantic", dropout=0.1)[1]),
-        ValueError,
-        "no dropout|none",
-    ),
-    "two codebooks given": (
-        lambda bark: BarkFineModel(small("fine_acoustics", n_codes_given=2)[1]),
-        ValueError,
-        "n_codes_given 1",
     ),
     "two vocabularies": (
         lambda bark: BarkFineModel(small("fine_acoustics", output_vocab_size=9)[1]),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from barklite import BarkConfig as OwnConfig
-from barklite.compat import configuration as ours
+from barklite import compat as ours
+from barklite.compat.configuration import from_barklite
 from tests import builders
 from weights_convert import huggingface
 
@@ -218,7 +219,7 @@ def test_layouts(tiny, native, tmp_path):
     folders = [native, builders.write_suno(tmp_path / "suno", tiny)]
     for folder in folders:
         config = ours.BarkConfig.from_pretrained(folder)
-        assert config == ours.from_barklite(tiny.config) == ours.AutoConfig.from_pretrained(folder)
+        assert config == from_barklite(tiny.config) == ours.AutoConfig.from_pretrained(folder)
         assert ours.BarkFineConfig.from_pretrained(folder) == config.fine_acoustics_config
         assert ours.BarkGenerationConfig.from_pretrained(folder) == ours.BarkGenerationConfig.published()
         temperature = ours.BarkFineGenerationConfig.from_pretrained(folder).temperature
@@ -239,7 +240,7 @@ def test_there_and_back(size):
     tokens = replace(own.tokens, semantic_rate=50.0, text_pad=129_596, max_coarse_history=600, fine_hop=500)
     tokens = replace(tokens, max_fine_history=500, coarse_pad=12_049, coarse_infer=12_051)
     own = replace(own, tokens=tokens)
-    config, generation = ours.from_barklite(own), ours.BarkGenerationConfig.published(own)
+    config, generation = from_barklite(own), ours.BarkGenerationConfig.published(own)
     back = huggingface.convert_config(config.to_dict(), generation.to_dict())
     assert replace(back, tokenizer=own.tokenizer, generation=own.generation) == own
     assert plain(transformers.BarkConfig(**config.to_dict()).to_dict()) == plain(config.to_dict())

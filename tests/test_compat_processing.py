@@ -347,7 +347,7 @@ def test_a_huge_voice_is_refused(published, ours):
 
 @pytest.mark.parametrize("tokenizer", [None, "tokenizer", print])
 def test_wrong_tokenizers(tokenizer):
-    with pytest.raises(TypeError, match=r"give one of barklite\.tokenizer"):
+    with pytest.raises(TypeError, match=r"give one of barklite\.text\.tokenizer"):
         BarkProcessor(tokenizer)
     with pytest.raises(TypeError):
         transformers.BarkProcessor(tokenizer)
@@ -431,9 +431,9 @@ def test_layouts(tiny, native, tmp_path):
 def test_tokenizers_by_layout(tmp_path):
     path = write(tmp_path / "bark")
     (path / "config.json").write_text('{"model_type": "barklite", "tokenizer": "bytes"}')
-    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer, Bytes)
+    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer.own, Bytes)
     (path / "config.json").write_text('{"model_type": "barklite", "tokenizer": "wordpiece"}')
-    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer, WordPiece)
+    assert isinstance(BarkProcessor.from_pretrained(path).tokenizer.own, WordPiece)
     (path / "config.json").write_text('{"model_type": "barklite", "tokenizer": "sentencepiece"}')
     with pytest.raises(FileNotFoundError, match=r"no tokenizer\.model"):
         BarkProcessor.from_pretrained(path)
@@ -458,7 +458,7 @@ SCRIPT = """
 import json, sys, warnings
 loaded = set(sys.modules)
 from barklite.compat.processing import AutoProcessor
-from barklite.compat.configuration import AutoConfig, BarkConfig, BarkGenerationConfig
+from barklite.compat import AutoConfig, BarkConfig, BarkGenerationConfig
 assert not {"transformers", "huggingface_hub", "scipy"} & (set(sys.modules) - loaded)
 name = "suno/bark-small"
 said = []
@@ -531,7 +531,7 @@ def test_hub(tmp_path, tiny, monkeypatch):
     hub.log.clear()
     *said, elsewhere, none, warned = client(tmp_path, hub.endpoint, HF_HUB_OFFLINE="1")
     assert said == expected
-    assert "no network (or told not to use it), and the cache lacks it" in elsewhere
+    assert "told not to use the network, and the cache lacks it" in elsewhere
     assert (none, len(warned)) == (0, 1)
     cached = {"local_files_only": True, "cache_dir": tmp_path / "hf" / "hub"}
     for options in (cached, cached | {"revision": hub.commit}):
@@ -541,7 +541,7 @@ def test_hub(tmp_path, tiny, monkeypatch):
     hub.close()
     *said, elsewhere, none, warned = client(tmp_path, hub.endpoint)
     assert said == expected
-    assert "cannot get config.json of suno/other" in elsewhere
+    assert "cannot get suno/other" in elsewhere
 
 
 def test_a_processor_of_bytes_has_no_files(tmp_path):

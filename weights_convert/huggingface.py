@@ -6,9 +6,8 @@ checkpoint, and `GenerationConfig.transformers()` has Hugging Face's.
 """
 
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from barklite.config import (
@@ -166,24 +165,16 @@ def convert_tokens(generation: Mapping) -> TokenConfig:
     return TokenConfig(**values)
 
 
-def convert_gpt(
-    state: Mapping[str, Tensor], config: GPTConfig, name: str, keys: Iterable[str] | None = None
-) -> dict[str, Tensor]:
-    """The model called `name`, "semantic" or "coarse", out of the joint state dict.
-
-    keys: ours, of a model with other tensors than the released ones (linear layers with biases).
-    """
-    names = {PREFIXES[name] + _theirs(key): key for key in keys or gpt_keys(config.n_layer)}
+def convert_gpt(state: Mapping[str, Tensor], config: GPTConfig, name: str) -> dict[str, Tensor]:
+    """The model called `name`, "semantic" or "coarse", out of the joint state dict."""
+    names = {PREFIXES[name] + theirs(key): key for key in gpt_keys(config.n_layer)}
     return select(*_part(state, name, names))
 
 
-def convert_fine(
-    state: Mapping[str, Tensor], config: FineConfig, keys: Iterable[str] | None = None
-) -> dict[str, Tensor]:
+def convert_fine(state: Mapping[str, Tensor], config: FineConfig) -> dict[str, Tensor]:
     """The fine model. Its tied heads may be there (`pytorch_model.bin`) or not (`model.safetensors`)."""
     prefix = PREFIXES["fine"]
-    keys = keys or fine_keys(config.n_layer, config.n_codes_total)
-    names = {prefix + _theirs(key): key for key in keys}
+    names = {prefix + theirs(key): key for key in fine_keys(config.n_layer, config.n_codes_total)}
     tied = {
         f"{prefix}lm_heads.{j}.weight": f"{prefix}input_embeds_layers.{j + 1}.weight"
         for j in range(config.n_codes_total - 1)
@@ -210,29 +201,6 @@ def convert_codec(
         return encodec.convert(part, True, n_codebooks, encoder, config)
     except ValueError as error:
         raise ValueError(f"{prefix}*: {error}") from None
-
-
-def export_gpt(state: Mapping[str, Tensor], config: GPTConfig, name: str) -> dict[str, Tensor]:
-    """The way back of `convert_gpt`, with the causal masks that transformers keeps among the weights."""
-    size, prefix = config.block_size, PREFIXES[name]
-    mask = torch.ones(1, 1, size, size, dtype=torch.bool).tril()
-    masks = {f"{prefix}layers.{i}.attn.bias": mask.clone() for i in range(config.n_layer)}
-    return {prefix + _theirs(key): tensor for key, tensor in state.items()} | masks
-
-
-def export_fine(state: Mapping[str, Tensor], tied: bool = False) -> dict[str, Tensor]:
-    """The way back of `convert_fine`. tied: with the heads, which are tables; files store those once."""
-    prefix = PREFIXES["fine"]
-    exported = {prefix + _theirs(key): tensor for key, tensor in state.items()}
-    tables = sum(key.startswith("wtes.") for key in state)
-    for j in range(tables - 1 if tied else 0):
-        exported[f"{prefix}lm_heads.{j}.weight"] = exported[f"{prefix}input_embeds_layers.{j + 1}.weight"]
-    return exported
-
-
-def export_codec(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
-    """The way back of `convert_codec`; transformers' whole model has the encoder, too."""
-    return {PREFIXES["codec"] + key: tensor for key, tensor in encodec.export(state, config).items()}
 
 
 def check_prefixes(state: Mapping[str, Tensor]) -> None:
@@ -291,7 +259,8 @@ def _size(section: Mapping) -> dict[str, int]:
     }
 
 
-def _theirs(key: str) -> str:
+def theirs(key: str) -> str:
+    """Hugging Face's name for a tensor of a token model."""
     return ".".join(_PARTS.get(part, part) for part in key.split("."))
 
 

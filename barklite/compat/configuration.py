@@ -2,8 +2,7 @@
 with its names, aliases and defaults (spec 3.9).
 
 A configuration is a bag of attributes with a table of defaults; what else is given stays as an attribute. It
-is read from a directory in any of the layouts of `barklite.storage.formats`, or from the Hub. The
-configurations of generation are here too, from the floor below.
+is read from a directory in any of the layouts of `barklite.storage.formats`, or from the Hub.
 """
 
 import copy
@@ -18,31 +17,7 @@ from barklite import config as own
 from barklite.storage.formats import read_json
 
 from .files import Saved, hub_options, read_config
-from .generation import (
-    MISPLACED,
-    BarkCoarseGenerationConfig,
-    BarkFineGenerationConfig,
-    BarkGenerationConfig,
-    BarkSemanticGenerationConfig,
-    GenerationConfig,
-)
-
-__all__ = [
-    "AutoConfig",
-    "BarkCoarseConfig",
-    "BarkCoarseGenerationConfig",
-    "BarkConfig",
-    "BarkFineConfig",
-    "BarkFineGenerationConfig",
-    "BarkGenerationConfig",
-    "BarkSemanticConfig",
-    "BarkSemanticGenerationConfig",
-    "BarkSubModelConfig",
-    "EncodecConfig",
-    "GenerationConfig",
-    "PreTrainedConfig",
-    "from_barklite",
-]
+from .generation import MISPLACED
 
 # Attributes that every model's configuration has.
 _GENERIC = dict(

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from barklite import config as own
@@ -13,10 +14,22 @@ from barklite.storage.hub import fetch_file, is_repo_id
 
 HUB_OPTIONS = ("revision", "local_files_only", "cache_dir", "force_download", "token", "subfolder")
 
+# What from_pretrained takes and does not need: how transformers reads files.
+IGNORED = (
+    "low_cpu_mem_usage", "use_safetensors", "trust_remote_code", "weights_only", "ignore_mismatched_sizes",
+    "proxies", "max_memory", "offload_folder", "offload_state_dict", "resume_download", "variant", "use_fast",
+)  # fmt: skip
+
 
 def hub_options(options: dict) -> dict:
     """Take out of `options` those that say where on the Hub, or how, a file is found."""
     return {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+
+
+def warn_of(what: str, ignored: Mapping) -> None:
+    """Warn the caller's caller of keywords that nothing reads."""
+    if names := sorted(ignored.keys() - {*IGNORED}):
+        warnings.warn(f"{what} does not read {', '.join(names)}", stacklevel=3)
 
 
 def locate(name: str | os.PathLike, file: str, **options) -> Path | None:
@@ -88,6 +101,15 @@ class Saved:
         """`to_diff_dict`, or else `to_dict`, as JSON."""
         content = self.to_diff_dict() if use_diff else self.to_dict()
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """Write `to_json_string`."""
+        write_text(Path(json_file_path), self.to_json_string(use_diff))
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike):
+        """From what `to_json_file` wrote."""
+        return cls(**read_json(Path(json_file)))
 
     def save_pretrained(
         self,

@@ -95,6 +95,12 @@ class GenerationConfig(Saved):
         return cls(**{**config_dict, **kwargs})
 
     @classmethod
+    def from_model_config(cls, model_config) -> "GenerationConfig":
+        """The ids of beginning, end and padding that a model's configuration has."""
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return cls(**{name: getattr(model_config, name, None) for name in names})
+
+    @classmethod
     def from_pretrained(
         cls, pretrained_model_name: str | os.PathLike, config_file_name: str | None = None, **kwargs
     ):

@@ -1,69 +1,61 @@
 """transformers' token models over barklite's: `forward` with its arguments and outputs, and `generate`."""
 
-import contextlib
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
-from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
-from barklite.inspect import trace
-from barklite.models.fine import FineGPT
-from barklite.models.gpt import GPT, Embedding, Head, cross_entropy
-from barklite.reference import coarse_codes
-from weights_convert import huggingface
+from barklite.config import TokenConfig
+from barklite.models.gpt import Embedding
+from barklite.storage import checkpoint
+from barklite.voice import Voice
 
-from .building import empty, randomised
+from . import decoding
 from .configuration import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
-from .generation import BarkCoarseGenerationConfig, BarkFineGenerationConfig, BarkSemanticGenerationConfig
-from .outputs import Appending, CausalLMOutputWithPast, DynamicCache, MaskedLMOutput
-from .pretrained import BarkPreTrainedModel, Source, loaded, ours
+from .files import warn_of
+from .generation import (
+    BarkCoarseGenerationConfig,
+    BarkFineGenerationConfig,
+    BarkSemanticGenerationConfig,
+    GenerationConfig,
+)
+from .modules import BarkBlock, Report, causal_core, fine_core
+from .outputs import Appending, CausalLMOutputWithPast, DynamicCache, Generated, MaskedLMOutput
+from .pretrained import BarkPreTrainedModel
 from .settings import coarse_settings, fine_settings, semantic_settings, tokens_of
-from .stages import decoded, padded, required, rows_of, voice_of
+from .stages import coarse_rows, fine_rows, noise_of, padded, semantic_rows
 
 
 class TokenModel(BarkPreTrainedModel):
-    """One of the three token models; `model` is barklite's own module."""
+    """One of the three token models."""
 
     part = ""  # barklite's name for it
-    model: GPT | FineGPT
+    is_causal = True
 
-    def __init__(self, config, _model: nn.Module | None = None):
+    def __init__(self, config: BarkSubModelConfig):
         super().__init__(config)
-        self.model = _model or randomised(empty(config, self.part), config.initializer_range)
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            self._build(config)
+        if device.type != "meta":
+            self.to_empty(device=device)
+            checkpoint.initialise(self, std=config.initializer_range)
 
-    @classmethod
-    def _load(cls, config, source: "Source", dtype: torch.dtype | None):
-        return cls(config, loaded(empty(config, cls.part), source, cls.part, dtype))
+    def _build(self, c: BarkSubModelConfig) -> None:
+        sizes = dict(num_layers=c.num_layers, num_heads=c.num_heads, hidden_size=c.hidden_size)
+        sizes |= dict(block_size=c.block_size, vocab_size=min(c.input_vocab_size, c.output_vocab_size))
+        if min(sizes.values()) < 1:
+            raise ValueError(f"the {self.part} model's sizes must be 1 or more: {sizes}")
+        if c.hidden_size % c.num_heads:
+            raise ValueError(f"hidden_size {c.hidden_size} is no multiple of num_heads {c.num_heads}")
+        self.position_embeds_layer = Embedding(c.block_size, c.hidden_size)
+        self.layers = nn.ModuleList(BarkBlock(c, self.is_causal) for _ in range(c.num_layers))
+        self.layernorm_final = nn.LayerNorm(c.hidden_size, bias=c.bias or not self.is_causal)
 
-    def _exported(self, tied: bool = False) -> dict[str, Tensor]:
-        state, prefix = self.model.state_dict(keep_vars=True), huggingface.PREFIXES[self.part]
-        if self.part == "fine":
-            exported = huggingface.export_fine(state, tied)
-        else:
-            exported = huggingface.export_gpt(state, self.model.config, self.part)
-        return {key.removeprefix(prefix): tensor for key, tensor in exported.items()}
-
-    def _imported(self, state: Mapping[str, Tensor]) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-        prefix = huggingface.PREFIXES[self.part]
-        state = {prefix + key: tensor for key, tensor in state.items()}
-        return [(self.model, ours(state, self.part, self.model))]
-
-    @property
-    def position_embeds_layer(self) -> Embedding:
-        return self.model.wpe
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.model.h
-
-    @property
-    def layernorm_final(self) -> nn.LayerNorm:
-        return self.model.ln_f
-
-    def _inputs(self, input_ids, inputs_embeds, input_embeds) -> dict[str, Tensor]:
-        """What the model is to read."""
+    def _inputs(self, input_ids, inputs_embeds, input_embeds) -> Tensor:
+        """What the model is to read: ids, or embeddings (B, T, D)."""
         embeds = inputs_embeds if input_embeds is None else input_embeds
         if input_ids is not None and embeds is not None:
             raise ValueError("give input_ids or inputs_embeds, not both at the same time")
@@ -71,35 +63,41 @@ class TokenModel(BarkPreTrainedModel):
             raise ValueError("give input_ids or inputs_embeds: there is nothing to read")
         name, given, wanted = "inputs_embeds", embeds, 3
         if embeds is None:
-            name, given, wanted = "input_ids", input_ids, 3 if self.part == "fine" else 2
+            name, given, wanted = "input_ids", input_ids, 2 if self.is_causal else 3
         if not isinstance(given, Tensor) or given.ndim != wanted:
             shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise ValueError(f"{name} must be a tensor of {wanted} dimensions, not {shape}")
-        return {"ids" if embeds is None else "embeds": given.to(self.device)}
+        return given.to(self.device)
 
-    def _run(self, call, head_mask, output_attentions, output_hidden_states) -> dict:
-        """Logits, and what else is wanted of the computation in `call`."""
-        config = self.config
-        attentions = config.output_attentions if output_attentions is None else output_attentions
-        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._ready())
-            if head_mask is not None:
-                head_mask = _head_mask(head_mask, config.num_layers, config.num_heads)
-                stack.enter_context(_scaled_heads(self.model, head_mask))
-            traced = stack.enter_context(trace(self.model, keep=1)) if attentions or states else None
-            logits, _ = call()
-        maps = tuple(p.to(logits.dtype) for p in traced.attentions) if attentions else None
-        if maps and head_mask is not None:
-            maps = tuple(p * keep[:, None, None].to(p) for p, keep in zip(maps, head_mask, strict=True))
-        return {
-            "logits": logits,
-            "hidden_states": tuple(traced.hidden_states) if states else None,
-            "attentions": maps,
-        }
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(logits, labels.to(logits.device))
+    def _forward(self, x: Tensor, position_ids, mask, head_mask, wanted: tuple, cache=None) -> tuple:
+        """Embeddings (B, T, D) -> the last hidden state; all of them, and the attention maps, or None."""
+        c, (B, T), device, causal = self.config, x.shape[:2], x.device, False
+        maps, states = (
+            d if w is None else w
+            for d, w in zip((c.output_attentions, c.output_hidden_states), wanted, strict=True)
+        )
+        past, S = (0, T) if cache is None else cache.sizes(T)
+        mask = _allowed(mask, B, T, S, past, device)
+        if self.is_causal and mask is None and S == T and T > 1:
+            causal = True  # by a branch: a traced comparison is no bool
+        elif self.is_causal and (isinstance(past, Tensor) or T > 1 or past + T < S):
+            order = torch.arange(S, device=device) <= past + torch.arange(T, device=device)[:, None]
+            mask = order if mask is None else order & mask
+        report = Report(mask, [], _head_mask(head_mask, c.num_layers, c.num_heads, device))
+        explicit = maps or head_mask is not None
+        x = x + self.position_embeds_layer(_positions(position_ids, past, T, c.block_size, device))
+        x = F.dropout(x, c.dropout, self.training)
+        mask, hidden = report if explicit else mask, [x] if states else []
+        every, options = self.recompute if self.recompute and self.training else (0, {})
+        for layer, block in enumerate(self.layers):
+            if every and layer % every == 0:
+                x = recompute(block, x, mask, causal, None, layer, **options)
+            else:
+                x = block(x, mask, causal, cache, layer)
+            if states:
+                hidden.append(x)
+        x = self.layernorm_final(x)
+        return x, (*hidden[:-1], x) if states else None, tuple(report.maps) if maps else None
 
     def _returned(self, output, return_dict: bool | None):
         named = self.config.return_dict if return_dict is None else return_dict
@@ -112,35 +110,35 @@ class BarkCausalModel(TokenModel):
     config_class = BarkSubModelConfig
     part = "semantic"
 
-    @property
-    def input_embeds_layer(self) -> Embedding:
-        return self.model.wte
+    def __init__(self, config: BarkSubModelConfig):
+        super().__init__(config)
+        self.generation_config = GenerationConfig.from_model_config(config)
 
-    @property
-    def lm_head(self) -> Head:
-        return self.model.lm_head
+    def _build(self, c: BarkSubModelConfig) -> None:
+        self.input_embeds_layer = Embedding(c.input_vocab_size, c.hidden_size)
+        super()._build(c)
+        self.lm_head = nn.Linear(c.hidden_size, c.output_vocab_size, bias=False)
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.model.wte
+        return self.input_embeds_layer
 
     def set_input_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.model.wte = new_embeddings
+        self.input_embeds_layer = new_embeddings
 
     def get_output_embeddings(self) -> None:
         """None: the head is not tied to the table."""
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Module:
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, **kwargs) -> nn.Module:
         """Another number of rows in the input table; new ones are the mean of the old."""
         if new_num_tokens is not None:
-            self.model.wte = _resized(self.model.wte, new_num_tokens)
+            self.input_embeds_layer = _resized(self.input_embeds_layer, new_num_tokens)
             self.config.input_vocab_size = new_num_tokens
-            self.model.config = dataclasses.replace(self.model.config, input_vocab_size=new_num_tokens)
-        return self.model.wte
+        return self.input_embeds_layer
 
     def forward(
         self,
         input_ids: Tensor | None = None,
-        past_key_values: DynamicCache | Sequence | None = None,
+        cache: DynamicCache | Sequence | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -151,45 +149,61 @@ class BarkCausalModel(TokenModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         inputs_embeds: Tensor | None = None,
+        past_key_values: DynamicCache | Sequence | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
         """Logits (B, T, V) of all positions, and the grown cache unless `use_cache` is False.
 
-        input_ids: int64 (B, T), or inputs_embeds (B, T, D). attention_mask: (B, S) of 1 and 0, or (B, 1, T,
+        input_ids: int64 (B, T), or inputs_embeds (B, T, D). cache: barklite's or transformers', or (keys,
+        values) a layer; past_key_values is its older name. attention_mask: (B, S) of 1 and 0, or (B, 1, T,
         S), bool or additive; the order stays causal. head_mask: (H,) or (L, H), 1 keeps a head. labels: (B,
-        T), ids whose prediction one position before gives the loss; -100 for none. return_dict=False gives
-        the results that are not None as a tuple. ValueError for neither or both inputs and for misshapen
-        masks; IndexError for ids or positions that have no embedding.
+        T), ids whose prediction one position before gives the loss; -100 for none. num_items_in_batch: of how
+        many labels the loss is the mean, if not of these. return_dict=False gives the results that are not
+        None as a tuple. ValueError for neither or both inputs and for misshapen masks; IndexError for ids or
+        positions that have no embedding. A keyword that nothing reads is warned of.
         """
+        warn_of("forward", kwargs)
         given = self._inputs(input_ids, inputs_embeds, input_embeds)
-        (x,) = given.values()
-        B, T = x.shape[:2]
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = past_key_values
+        cache = past_key_values if cache is None else cache
         if isinstance(cache, (tuple, list)):
             cache = DynamicCache(cache)
-        if cache is None and use_cache:
+        if cache is None and use_cache and not (self.recompute and self.training):
             cache = DynamicCache()
-        past = 0 if cache is None else cache.get_seq_length()
-        output = self._run(
-            lambda: self.model(
-                **given,
-                positions=_positions(position_ids, past, T, self.model),
-                mask=_allowed(attention_mask, B, T, past + T, self.device),
-                cache=None if cache is None else Appending(cache),
-            ),
-            head_mask,
-            output_attentions,
-            output_hidden_states,
+        with self._ready():
+            x = self.input_embeds_layer(given) if given.ndim == 2 else given
+            wanted = output_attentions, output_hidden_states
+            appending = None if cache is None else Appending(cache)
+            x, states, maps = self._forward(x, position_ids, attention_mask, head_mask, wanted, appending)
+            logits = self.lm_head(x)
+        loss = None
+        if labels is not None:
+            loss = _loss(logits[:, :-1], labels[:, 1:], num_items_in_batch)
+        output = CausalLMOutputWithPast(
+            loss=loss, logits=logits, cache=cache, hidden_states=states, attentions=maps
         )
-        loss = None if labels is None else self._loss(output["logits"][:, :-1], labels[:, 1:])
-        return self._returned(CausalLMOutputWithPast(loss=loss, past_key_values=cache, **output), return_dict)
+        return self._returned(output, return_dict)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, cache=None, attention_mask=None, **kwargs
+    ) -> dict:
+        """The arguments of the next forward in a loop that generates."""
+        cache = kwargs.pop("past_key_values", None) if cache is None else cache
+        past = 0 if cache is None else cache.get_seq_length()
+        given = {"input_ids": input_ids[:, past:], "cache": cache, "attention_mask": attention_mask}
+        return given | {"use_cache": kwargs.get("use_cache", True)}
+
+    def generate(self, inputs: Tensor | None = None, **kwargs) -> Tensor | Generated:
+        """Ids (B, T) continued as a language model's (see `decoding.generate`)."""
+        return decoding.generate(self, inputs, **kwargs)
 
 
 class BarkSemanticModel(BarkCausalModel):
     """Text to semantic tokens."""
 
     config_class = BarkSemanticConfig
+    base_model_prefix = "semantic"
 
     @torch.no_grad()
     def generate(
@@ -219,19 +233,16 @@ class BarkSemanticModel(BarkCausalModel):
             raise IndexError(f"input_vocab_size is {vocab}, and the prompt has ids up to {t.semantic_infer}")
         if any(not 0 <= i + t.text_offset < vocab for row in rows for i in row):
             raise IndexError("input_ids has ids that the model has no embedding for")
-        voice = voice_of(history_prompt, t)
-        with self._ready():
-            stage = SemanticStage(self.model, settings, t)
-            made = [stage.result(one) for one in decoded(stage, rows, voice, _noise)]
-        end = torch.tensor([t.semantic_eos], device=self.device)
-        made = [torch.cat((row, end)) if reason == "eos" else row for row, reason in made]
-        return padded(made, t.semantic_eos)
+        voice, noise = voice_of(history_prompt, t), _noise or noise_of(len(rows), self.device)
+        with self._generating():
+            return padded(semantic_rows(causal_core(self), rows, voice, noise, settings, t), t.semantic_eos)
 
 
 class BarkCoarseModel(BarkCausalModel):
     """Semantic tokens to codes of the first two codebooks."""
 
     config_class, part = BarkCoarseConfig, "coarse"
+    base_model_prefix = "coarse_acoustics"
 
     @torch.no_grad()
     def generate(
@@ -257,46 +268,85 @@ class BarkCoarseModel(BarkCausalModel):
         settings, voice = coarse_settings(kwargs, config, t), voice_of(history_prompt, t)
         rows = rows_of(semantic_output, "semantic_output").to(self.device)
         rows = [row[(row != t.semantic_eos) & (row != t.coarse_pad)] for row in rows]
-        with self._ready():
-            made = decoded(CoarseStage(self.model, settings, t), rows, voice, _noise)
-        made = [torch.tensor(one.tokens, dtype=torch.long, device=self.device) for one in made]
-        made, lengths = padded(made, t.coarse_pad), [len(ids) for ids in made]
+        noise = _noise or noise_of(len(rows), self.device)
+        with self._generating():
+            rows = coarse_rows(causal_core(self), rows, voice, noise, settings, t)
+        made, lengths = padded(rows, t.coarse_pad), [len(ids) for ids in rows]
         return (made, torch.tensor(lengths, dtype=torch.int32)) if return_output_lengths else made
 
 
 class BarkFineModel(TokenModel):
     """Codes of two codebooks to eight."""
 
-    config_class, part = BarkFineConfig, "fine"
+    config_class, part, is_causal = BarkFineConfig, "fine", False
     main_input_name = "codebook_idx"
+    base_model_prefix = "fine_acoustics"
 
-    @property
-    def input_embeds_layers(self) -> nn.ModuleList:
-        return self.model.wtes
+    def _build(self, c: BarkFineConfig) -> None:
+        n, given = c.n_codes_total, c.n_codes_given
+        self.input_embeds_layers = nn.ModuleList(
+            Embedding(c.input_vocab_size, c.hidden_size) for _ in range(n)
+        )
+        super()._build(c)
+        head = dict(in_features=c.hidden_size, out_features=c.output_vocab_size, bias=False)
+        self.lm_heads = nn.ModuleList(nn.Linear(**head) for _ in range(given, n))
+        if c.tie_word_embeddings and c.input_vocab_size != c.output_vocab_size:
+            raise ValueError("a fine model has one vocabulary size: its heads are its tables")
+        self.tie_weights()
+        self.register_load_state_dict_post_hook(BarkFineModel.tie_weights)
 
-    @property
-    def lm_heads(self) -> nn.ModuleList:
-        """The heads, which are the tables of the codebooks that they predict."""
-        return self.model.wtes[1:]
+    def _tied(self) -> dict[str, str]:
+        """Heads' names, and the tables' that they are."""
+        names = range(len(self.lm_heads))
+        pairs = {f"lm_heads.{i}.weight": f"input_embeds_layers.{i + 1}.weight" for i in names}
+        return pairs if self.config.tie_word_embeddings else {}
+
+    def tie_weights(self, *args, **kwargs) -> None:
+        """Make each head the table of the codebook that it predicts, if they are tied."""
+        for head, table in self._tied().items():
+            weight = self.get_parameter(table)
+            module = self.get_submodule(head.removesuffix(".weight"))
+            if getattr(module, "weight", None) is not weight:
+                module.weight, module.out_features = weight, len(weight)
+
+    def _apply(self, fn, recurse: bool = True) -> "BarkFineModel":
+        super()._apply(fn, recurse)
+        self.tie_weights()
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        for head, table in self._tied().items():
+            pair = state_dict.get(prefix + head), state_dict.get(prefix + table)
+            if None not in pair and pair[0].shape == pair[1].shape and not torch.equal(*pair):
+                errors.append(f"{prefix + head} and {prefix + table} differ, but in Bark they are one tensor")
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def get_input_embeddings(self) -> nn.ModuleList:
-        return self.model.wtes
+        return self.input_embeds_layers
 
     def set_input_embeddings(self, new_embeddings: nn.ModuleList) -> None:
-        self.model.wtes = nn.ModuleList(Embedding(*table.weight.shape) for table in new_embeddings)
-        for own, table in zip(self.model.wtes, new_embeddings, strict=True):
-            own.weight = table.weight
+        self.input_embeds_layers = new_embeddings
+        self.tie_weights()
 
     def get_output_embeddings(self) -> nn.ModuleList:
         return self.lm_heads
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.ModuleList:
-        """Another number of rows in every table, and so in every head; new ones are the mean of the old."""
+    def set_output_embeddings(self, new_output_embeddings: nn.ModuleList) -> None:
+        self.lm_heads = new_output_embeddings
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, **kwargs) -> nn.ModuleList:
+        """Another number of rows in every table and head; new ones are the mean of the old."""
         if new_num_tokens is not None:
-            self.model.wtes = nn.ModuleList(_resized(table, new_num_tokens) for table in self.model.wtes)
+            self.input_embeds_layers = nn.ModuleList(
+                _resized(table, new_num_tokens) for table in self.input_embeds_layers
+            )
+            for head in self.lm_heads:
+                if not self.config.tie_word_embeddings:
+                    head.weight = _resized(head, new_num_tokens).weight
+                    head.out_features = new_num_tokens
             self.config.input_vocab_size = self.config.output_vocab_size = new_num_tokens
-            self.model.config = dataclasses.replace(self.model.config, vocab_size=new_num_tokens)
-        return self.model.wtes
+            self.tie_weights()
+        return self.input_embeds_layers
 
     def forward(
         self,
@@ -311,6 +361,7 @@ class BarkFineModel(TokenModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         inputs_embeds: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> MaskedLMOutput | tuple:
         """Logits (B, T, V) of codebook 1 to 7, from all codebooks up to it (spec 3.5).
@@ -319,31 +370,28 @@ class BarkFineModel(TokenModel):
         T), this codebook's codes, for a loss; -100 for none. The rest as in `BarkCausalModel`. ValueError for
         codebook 0, which the coarse model predicts; IndexError for one that is not there.
         """
-        given = self._inputs(input_ids, inputs_embeds, input_embeds)
+        warn_of("forward", kwargs)
+        given, c = self._inputs(input_ids, inputs_embeds, input_embeds), self.config
         if codebook_idx == 0:
             raise ValueError("codebook 0 is the coarse model's to predict; the fine model begins with 1")
-        if not 0 < codebook_idx < self.config.n_codes_total:
+        if not c.n_codes_given <= codebook_idx < c.n_codes_total:
             raise IndexError(
-                f"codebook {codebook_idx} is not there: give 1 to {self.config.n_codes_total - 1}"
+                f"codebook {codebook_idx} is not there: give {c.n_codes_given} to {c.n_codes_total - 1}"
             )
-        if "ids" in given and given["ids"].shape[2] < self.config.n_codes_total:
-            raise IndexError(f"input_ids must have shape (B, T, {self.config.n_codes_total})")
-        if "ids" in given:
-            given = {"codes": given["ids"].transpose(1, 2)}  # (B, 8, T)
-        B, T = (input_ids if input_ids is not None else given["embeds"]).shape[:2]
-        output = self._run(
-            lambda: self.model(
-                codebook_idx,
-                **given,
-                positions=_positions(position_ids, 0, T, self.model),
-                mask=_allowed(attention_mask, B, T, T, self.device),
-            ),
-            head_mask,
-            output_attentions,
-            output_hidden_states,
-        )
-        loss = None if labels is None else self._loss(output["logits"], labels)
-        return self._returned(MaskedLMOutput(loss=loss, **output), return_dict)
+        if input_ids is not None and given.shape[2] < c.n_codes_total:
+            raise IndexError(f"input_ids must have shape (B, T, {c.n_codes_total})")
+        with self._ready():
+            x = given
+            if input_ids is not None:
+                x = self.input_embeds_layers[0](given[..., 0])
+                for k in range(1, codebook_idx + 1):
+                    x = x + self.input_embeds_layers[k](given[..., k])
+            wanted = output_attentions, output_hidden_states
+            x, states, maps = self._forward(x, position_ids, attention_mask, head_mask, wanted)
+            logits = self.lm_heads[codebook_idx - c.n_codes_given](x)
+        loss = None if labels is None else _loss(logits, labels, num_items_in_batch)
+        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=states, attentions=maps)
+        return self._returned(output, return_dict)
 
     @torch.no_grad()
     def generate(
@@ -369,79 +417,111 @@ class BarkFineModel(TokenModel):
             codebook_size=codebook_size,
         )
         settings, voice = fine_settings(kwargs, config), voice_of(history_prompt, t)
+        if isinstance(coarse_output, Tensor) and coarse_output.ndim > 2:
+            coarse_output = coarse_output.flatten(1)  # (B, T, codebooks), say
         rows = rows_of(coarse_output, "coarse_output").to(self.device)
         if rows.shape[1] % t.n_coarse:
             raise RuntimeError(f"coarse_output has {rows.shape[1]} ids a row: no whole number of frames")
         # The first id of a frame is never the pad, by which a row that ended is filled up.
         rows = [row[: t.n_coarse * int((row[:: t.n_coarse] != t.coarse_pad).sum())] for row in rows]
-        with self._ready():
-            coarse = [coarse_codes(row, t) for row in rows]
-            stage = FineStage(self.model, settings, t)
-            made = [stage.result(one) for one in decoded(stage, coarse, voice, _noise)]
-        return padded(made, t.fine_pad)
+        noise = _noise or noise_of(len(rows), self.device)
+        with self._generating():
+            return padded(fine_rows(fine_core(self), rows, voice, noise, settings, t), t.fine_pad)
 
 
-def _resized(table: nn.Embedding, n: int) -> Embedding:
+def _resized(table: nn.Module, n: int) -> Embedding:
     old = table.weight.detach()
-    new = Embedding(n, old.shape[1], device=old.device, dtype=old.dtype)
-    with torch.no_grad():
-        new.weight[:] = old.mean(0)
-        new.weight[: min(n, len(old))] = old[:n]
+    with torch.device("meta"):
+        new = Embedding(n, old.shape[1])
+    new.weight = nn.Parameter(torch.cat((old[:n], old.mean(0).expand(max(0, n - len(old)), -1))))
     return new
+
+
+def _loss(logits: Tensor, labels: Tensor, n: Tensor | int | None) -> Tensor:
+    """Mean cross entropy over the labels that are not -100, or their sum a `n`; float32."""
+    logits, labels = logits.flatten(0, 1).float(), labels.to(logits.device).flatten()
+    loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="mean" if n is None else "sum")
+    return loss if n is None else loss / n
 
 
 # --- what forward and generate are given --------------------------------------------------------------------
 
 
-def _positions(given: Tensor | None, past: int, T: int, model: nn.Module) -> Tensor:
+def _positions(given: Tensor | None, past, T: int, size: int, device: torch.device) -> Tensor:
     """Those of T ids behind `past`, (T,), or (B, T) if given; IndexError if the model does not have one."""
-    size, device = model.wpe.weight.shape[0], model.wpe.weight.device
-    positions = torch.arange(past, past + T) if given is None else given.reshape(-1, T)
-    if T and int(positions.max()) >= size:
-        raise IndexError(f"position {int(positions.max())} is out of range: this model has {size}")
-    return positions.to(device)
+    if given is None and not isinstance(past, Tensor):
+        last = past + T - 1
+    elif given is not None and given.numel() and not torch.compiler.is_compiling():
+        last = int(given.max())
+    else:  # whoever wants one graph trusts its positions
+        last = 0
+    if last >= size:
+        raise IndexError(f"position {last} is out of range: this model has {size}")
+    if given is None:
+        return torch.arange(T, device=device) + past
+    return given.reshape(-1, T).to(device)
 
 
-def _allowed(mask: Tensor | None, B: int, T: int, S: int, device: torch.device) -> Tensor | None:
-    """An attention mask as barklite's: bool, True where attention is allowed; None if it is everywhere."""
+def _allowed(mask: Tensor | None, B: int, T: int, S: int, past, device: torch.device) -> Tensor | None:
+    """An attention mask as barklite's: bool, True where attention is allowed; None if it is everywhere.
+
+    S keys, of which a cache of fixed size has some behind the T new ones.
+    """
     if mask is None:
         return None
-    mask = mask.to(device)
-    if mask.ndim == 2 and mask.shape[0] in (1, B) and mask.shape[1] in (T, S):
+    mask, fixed = mask.to(device), isinstance(past, Tensor) or past + T < S
+    if mask.ndim == 2 and mask.shape[0] in (1, B) and (mask.shape[1] in (T, S) or fixed):
         keep = mask != 0
-        if keep.shape[1] < S:  # of the new positions only: all that are in the cache count
-            keep = torch.cat((keep.new_ones(len(keep), S - T), keep), dim=1)
-        return None if bool(keep.all()) else keep[:, None, None]
+        if fixed:
+            keep = F.pad(keep, (0, S - keep.shape[1]))
+        elif keep.shape[1] < S:  # of the new positions only: all that are in the cache count
+            keep = F.pad(keep, (S - T, 0), value=True)
+        everywhere = not torch.compiler.is_compiling() and bool(keep.all())
+        return None if everywhere else keep[:, None, None]
     if mask.ndim == 4 and mask.shape[-2] in (1, T) and mask.shape[-1] == S:
         if mask.dtype == torch.bool:
             return mask
-        if mask.is_floating_point() and bool(((mask == 0) | (mask < -1e4)).all()):  # added to scores
+        if mask.is_floating_point() and (
+            torch.compiler.is_compiling() or bool(((mask == 0) | (mask < -1e4)).all())
+        ):  # added to scores
             return mask == 0
         raise ValueError("a mask of four dimensions must be bool, or 0 and very negative floats")
     raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; it must be {(B, S)} or {(B, 1, T, S)}")
 
 
-def _head_mask(mask: Tensor, n_layer: int, n_head: int) -> Tensor:
+def _head_mask(mask: Tensor | None, n_layer: int, n_head: int, device: torch.device) -> Tensor | None:
     """(H,) or (L, H), also with axes of 1, as (L, H)."""
-    flat = mask.reshape(-1, n_head) if mask.numel() in (n_head, n_layer * n_head) else None
-    if flat is None:
+    if mask is None:
+        return None
+    if mask.numel() not in (n_head, n_layer * n_head):
         raise ValueError(
             f"head_mask has shape {tuple(mask.shape)}; it must be {(n_head,)} or {(n_layer, n_head)}"
         )
-    return flat.float().expand(n_layer, n_head)
+    return mask.reshape(-1, n_head).float().expand(n_layer, n_head).to(device)
 
 
-@contextlib.contextmanager
-def _scaled_heads(model: nn.Module, scale: Tensor) -> Iterator[None]:
-    """What each head (L, H) hands to c_proj, times its factor."""
+def required(config, stage: str):
+    if config is None:
+        raise ValueError(f"{stage}_generation_config is missing: it has the ids, windows and settings")
+    return config
 
-    def hook_of(factors: Tensor):
-        return lambda module, given: (
-            (given[0].unflatten(-1, (len(factors), -1)) * factors[:, None]).flatten(-2),
-        )
 
-    with contextlib.ExitStack() as undo:
-        for block, factors in zip(model.h, scale, strict=True):
-            hook = hook_of(factors.to(model.wpe.weight))
-            undo.callback(block.attn.c_proj.register_forward_pre_hook(hook).remove)
-        yield
+def rows_of(given: Tensor, what: str) -> Tensor:
+    """Ids (B, n), int64."""
+    if not isinstance(given, Tensor) or given.ndim != 2 or given.is_floating_point() or len(given) == 0:
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"{what} must be whole numbers of shape (B, n), not {shape}")
+    return given.long()
+
+
+def voice_of(history: Mapping | None, tokens: TokenConfig) -> Voice | None:
+    """A history prompt, of tensors or arrays. TypeError for no mapping, ValueError for no voice."""
+    if history is None:
+        return None
+    if not isinstance(history, Mapping):
+        kind = type(history).__name__
+        raise TypeError(f"history_prompt is a {kind}; the processor makes one of voice_preset")
+    arrays = {
+        name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in history.items()
+    }
+    return Voice.from_arrays(arrays, tokens=tokens)

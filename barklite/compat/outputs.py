@@ -1,69 +1,79 @@
 """What a forward gives back: attributes, keys or a tuple; and the cache that it takes and grows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 
-class ModelOutput:
-    """Named results, of which those that are None do not count: `out.logits`, `out["logits"]`, `out[0]`."""
+class ModelOutput(dict):
+    """Named results without those that are None: `out.logits`, `out["logits"]`, `out[0]`.
+
+    A dict, so that what moves or gathers the entries of dicts does so here too.
+    """
 
     names: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = {}
 
-    def __init__(self, **values):
-        assert values.keys() <= set(self.names)
-        for name in self.names:
-            setattr(self, name, values.get(name))
+    def __init__(self, given: Mapping | Iterable[tuple] = (), **values):
+        values = dict(given, **values)
+        assert values.keys() <= {*self.names}
+        super().__init__({name: values[name] for name in self.names if values.get(name) is not None})
 
-    def keys(self) -> list[str]:
-        return [name for name in self.names if getattr(self, name) is not None]
+    def __getattr__(self, name: str):
+        name = self.renamed.get(name, name)
+        if name not in self.names:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        return self.get(name)
 
-    def values(self) -> tuple:
-        return self.to_tuple()
+    def __setattr__(self, name: str, value) -> None:
+        self[name] = value
 
-    def items(self) -> list[tuple]:
-        return list(zip(self.keys(), self.to_tuple(), strict=True))
+    def __getitem__(self, key: str | int | slice):
+        return (
+            super().__getitem__(self.renamed.get(key, key)) if isinstance(key, str) else self.to_tuple()[key]
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return super().__contains__(self.renamed.get(name, name))
 
     def get(self, name: str, default=None):
-        return default if getattr(self, name, None) is None else self[name]
+        return super().get(self.renamed.get(name, name), default)
 
     def to_tuple(self) -> tuple:
         """The results in their order."""
-        return tuple(getattr(self, name) for name in self.keys())
+        return tuple(self.values())
 
-    def __getitem__(self, key: str | int | slice):
-        if isinstance(key, str):
-            if key not in self:
-                raise KeyError(key)
-            return getattr(self, key)
-        return self.to_tuple()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self.keys())
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.keys()
+    def __reduce__(self):
+        return type(self), (dict(self),)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self.keys())})"
+        return f"{type(self).__name__}({', '.join(self)})"
 
 
 class CausalLMOutputWithPast(ModelOutput):
-    """loss (); logits (B, T, V); past_key_values; hidden_states, L + 1 of (B, T, D); attentions, L of
-    (B, H, T, S).
+    """loss (); logits (B, T, V); cache; hidden_states, L + 1 of (B, T, D); attentions, L of (B, H, T, S).
+
+    `past_key_values` is the cache's older name: as an attribute, a key, and for code that asks with `in`.
     """
 
-    names = ("loss", "logits", "past_key_values", "hidden_states", "attentions")
+    names = ("loss", "logits", "cache", "hidden_states", "attentions")
+    renamed = {"past_key_values": "cache"}  # noqa: RUF012
 
 
 class MaskedLMOutput(ModelOutput):
     """loss (); logits (B, T, V); hidden_states, L + 1 of (B, T, D); attentions, L of (B, H, T, T)."""
 
     names = ("loss", "logits", "hidden_states", "attentions")
+
+
+class Generated(ModelOutput):
+    """sequences (B, T), the prompt included; of each step: scores and logits (B, V), hidden states and
+    attentions as a forward gives them; the cache; of beams: sequences_scores (B,).
+    """
+
+    names = ("sequences", "sequences_scores", "scores", "logits", "attentions", "hidden_states", "cache")
+    renamed = CausalLMOutputWithPast.renamed
 
 
 class CacheLayer:
@@ -109,15 +119,31 @@ class DynamicCache:
             return 0
         return self.layers[layer_idx].keys.shape[2]
 
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Position of the next query, which is the number of positions held."""
+        return self.get_seq_length(layer_idx)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """(keys that `query_length` new queries see, position of the first)."""
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+    def _change(self, change) -> None:
+        for layer in self.layers:
+            layer.keys, layer.values = change(layer.keys), change(layer.values)
+
     def crop(self, max_length: int) -> None:
         """Keep the first `max_length` positions; of a negative number, all but so many."""
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[:, :, :max_length], layer.values[:, :, :max_length]
+        self._change(lambda tensor: tensor[:, :, :max_length])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take these rows."""
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[beam_idx], layer.values[beam_idx]
+        self._change(lambda tensor: tensor[beam_idx])
+
+    batch_select_indices = reorder_cache
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row `repeats` times."""
+        self._change(lambda tensor: tensor.repeat_interleave(repeats, 0))
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -130,15 +156,16 @@ class DynamicCache:
 
 
 class Appending:
-    """A cache with `update` and `get_seq_length`, ours or transformers', as barklite's models take one."""
+    """A cache, ours or transformers', growing or of fixed size, as barklite's blocks take one."""
 
     def __init__(self, cache):
-        self.cache, self.length = cache, cache.get_seq_length()
+        self.cache = cache
 
-    def grow(self, T: int) -> tuple[Tensor, int]:
-        """The indices of T positions more, (T,), and how many positions are read from now on."""
-        self.length += T
-        return torch.arange(self.length - T, self.length), self.length
+    def sizes(self, T: int) -> tuple[int | Tensor, int]:
+        """Positions held, and keys that T new queries are given."""
+        past = self.cache.get_seq_length()
+        sizes = getattr(self.cache, "get_mask_sizes", None)
+        return past, past + T if sizes is None else sizes(T, 0)[0]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return self.cache.update(k, v, layer)[:2]

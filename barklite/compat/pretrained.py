@@ -1,4 +1,4 @@
-"""What transformers' models share: files, dtypes, devices, attention's backends, weights in its names."""
+"""What transformers' models share: files, dtypes, devices, attention's backends, and looking at a model."""
 
 import contextlib
 import copy
@@ -10,16 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.module import _IncompatibleKeys
 
-from barklite.models.codec import Codec
 from barklite.storage import atomic, checkpoint, hub
 from barklite.storage import formats as layouts
-from weights_convert import huggingface
+from weights_convert import check_tied, huggingface
 
-from .building import empty
 from .configuration import BarkConfig, from_barklite
-from .files import hub_options, saving
+from .files import IGNORED, hub_options, saving
 from .generation import BarkGenerationConfig
 
 BACKENDS = {
@@ -33,11 +30,6 @@ BACKENDS = {
         SDPBackend.MATH,  # where there is a mask, say
     ],
 }
-# What from_pretrained takes and does not need: how transformers reads files.
-IGNORED = (
-    "low_cpu_mem_usage", "use_safetensors", "trust_remote_code", "weights_only", "ignore_mismatched_sizes",
-    "proxies", "max_memory", "offload_folder", "offload_state_dict", "resume_download", "variant",
-)  # fmt: skip
 SAVING = ("safe_serialization", "max_shard_size", "save_function")  # save_pretrained's, not needed
 UPLOADING = ("repo_id", "token", "private", "revision", "commit_message", "create_pr")
 # In a state dict, but no parameters to transformers.
@@ -49,6 +41,8 @@ class BarkPreTrainedModel(nn.Module):
 
     config_class: type = BarkConfig
     main_input_name = "input_ids"
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: BarkConfig):
         super().__init__()
@@ -56,24 +50,37 @@ class BarkPreTrainedModel(nn.Module):
             kind = type(config).__name__
             raise ValueError(f"{type(self).__name__} is made of a {self.config_class.__name__}, not {kind}")
         self.config = config
+        self.recompute: tuple[int, dict] | None = None  # of how many blocks one, and how
         self._runs_on: torch.device | None = None  # while its weights wait on the CPU
         self.set_attn_implementation(config._attn_implementation)
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self._runs_on or next(self.parameters()).device
+        hooks = (module.__dict__.get("_hf_hook") for module in self.modules())  # accelerate's
+        executing = (getattr(hook, "execution_device", None) for hook in hooks)
+        device = self._runs_on or next((d for d in executing if d is not None), None)
+        return next(self.parameters()).device if device is None else torch.device(device)
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+    @property
+    def base_model(self) -> nn.Module:
+        return getattr(self, self.base_model_prefix, self)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether transformers' generation works with it: all but the fine model."""
+        return hasattr(cls, "prepare_inputs_for_generation") or cls.config_class is BarkConfig
 
     @torch.enable_grad()
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As transformers counts: weight norm's lengths are some, the codec's codebooks are none."""
         return sum(
             tensor.numel()
-            for key, tensor in self._exported().items()
+            for key, tensor in _once(self.state_dict(keep_vars=True)).items()
             if not (
                 key.endswith(BUFFERS)
                 or (exclude_embeddings and "_embeds_layer" in key)
@@ -81,14 +88,51 @@ class BarkPreTrainedModel(nn.Module):
             )
         )
 
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the parameters, and of the buffers."""
+        tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
+
+    def _models(self) -> list["BarkPreTrainedModel"]:
+        return [model for model in self.modules() if isinstance(model, BarkPreTrainedModel)]
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping | None = None, every_n_layers: int = 1, **kwargs
+    ) -> None:
+        """In training, keep no block's inner values for the gradients but compute them anew; and no cache.
+
+        activation_checkpointing_kwargs (gradient_checkpointing_kwargs): options of
+        `torch.utils.checkpoint.checkpoint`. every_n_layers: of so many blocks one.
+        """
+        options = activation_checkpointing_kwargs or kwargs.get("gradient_checkpointing_kwargs") or {}
+        for model in self._models():
+            model.recompute = every_n_layers, {"use_reentrant": False, **options}
+
+    def activation_checkpointing_disable(self) -> None:
+        for model in self._models():
+            model.recompute = None
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        return any(model.recompute is not None for model in self._models())
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+    gradient_checkpointing_disable = activation_checkpointing_disable
+    is_gradient_checkpointing = is_activation_checkpointing
+
+    def enable_input_require_grads(self) -> None:
+        """Give embeddings gradients: adapters on frozen weights need some to reach blocks computed anew."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.register_forward_hook(_require_grad)
+
     def set_attn_implementation(self, name: str | None) -> None:
         """ "eager", "sdpa" or "flash_attention_2": which backends PyTorch's attention may choose from."""
         if name not in BACKENDS:
             names = ", ".join(name for name in BACKENDS if name)
             raise ValueError(f"attn_implementation is {name!r}; choose one of {names}")
-        for model in self.modules():
-            if isinstance(model, BarkPreTrainedModel):
-                model.config._attn_implementation = name
+        for model in self._models():
+            model.config._attn_implementation = name
 
     def to_bettertransformer(self) -> "BarkPreTrainedModel":
         """The same model with PyTorch's fused attention, which barklite uses anyway."""
@@ -108,6 +152,19 @@ class BarkPreTrainedModel(nn.Module):
                 if self._runs_on is not None:
                     model.to("cpu")
 
+    @contextlib.contextmanager
+    def _generating(self) -> Iterator[None]:
+        """Ready, with whatever accelerate's hooks keep elsewhere in its place for the whole stage."""
+        modules = [module for module in self.modules() if hasattr(module, "_hf_hook")]
+        away = [module for module in modules if getattr(module._hf_hook, "offload", False)]
+        with self._ready(), contextlib.ExitStack() as undo:
+            for module in {*away, *modules[: modules[:1] == [self]]}:
+                module._hf_hook.pre_forward(module)
+            for module in away:
+                undo.callback(module._hf_hook.post_forward, module, None)
+                undo.callback(setattr, module, "forward", vars(module).pop("forward"))
+            yield
+
     # --- files ----------------------------------------------------------------------------------------------
 
     @classmethod
@@ -120,13 +177,15 @@ class BarkPreTrainedModel(nn.Module):
         torch_dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         device_map: str | torch.device | Mapping | None = None,
+        output_loading_info: bool = False,
         **kwargs,
-    ) -> "BarkPreTrainedModel":
+    ) -> "BarkPreTrainedModel | tuple[BarkPreTrainedModel, dict]":
         """Load a Hub id, or a directory in any layout that barklite reads; strictly, and without pickles.
 
         config: another than the directory's. dtype (torch_dtype): None and "auto" keep the file's; the codec
-        stays float32. Further keywords name the place on the Hub (`revision`, `local_files_only`,
-        `cache_dir`, `token` ...) or change the configuration. OSError for files that are missing, ValueError
+        stays float32. output_loading_info: give (model, what did not fit), which is nothing: it would be an
+        error. Further keywords name the place on the Hub (`revision`, `local_files_only`, `cache_dir`,
+        `token`, `subfolder` ...) or change the configuration. OSError for files that are missing, ValueError
         for wrong ones, TypeError for a keyword that means nothing.
         """
         options = hub_options(kwargs)
@@ -144,28 +203,43 @@ class BarkPreTrainedModel(nn.Module):
         config = copy.deepcopy(config)
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        model = cls._load(config, source, _dtype(dtype if torch_dtype is None else torch_dtype)).eval()
+        with torch.device("meta"):
+            model = cls(config)
+        model._fill(source, _dtype(dtype if torch_dtype is None else torch_dtype))
+        model.eval()
         model.config.dtype = model.dtype
         if device_map is not None:
             model.to(_device(device_map))
-        return model
+        info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return (model, info) if output_loading_info else model
+
+    def _fill(self, source: "Source", dtype: torch.dtype | None) -> None:
+        """Put a token model's weights in the place of what is on the meta device."""
+        prefix = huggingface.PREFIXES[self.part]
+        expected = {prefix + key: tensor for key, tensor in self.named_parameters()}
+        state, origin = source.state(self.part, expected, self._tied() if self.part == "fine" else {})
+        checkpoint.check_tensors(origin, state, expected)
+        state = {key.removeprefix(prefix): tensor.to(dtype or tensor.dtype) for key, tensor in state.items()}
+        self.load_state_dict(state, strict=False, assign=True)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Write `config.json` and `model.safetensors` (of a whole Bark `generation_config.json` too), as
         transformers does and reads.
 
-        push_to_hub: upload the directory too, to `repo_id` or its own name; further keywords: `UPLOADING`.
+        state_dict: other weights under the same names. push_to_hub: upload the directory too, to `repo_id` or
+        its own name; further keywords: `UPLOADING`.
         """
         if not kwargs.pop("is_main_process", True):
             return
+        state_dict = kwargs.pop("state_dict", None)
         options = {name: value for name, value in kwargs.items() if name not in SAVING}
         if unknown := options.keys() - {*UPLOADING}:
             raise TypeError(f"save_pretrained() got an unexpected keyword {min(unknown)!r}")
         with saving(save_directory, push_to_hub, **options) as directory:
-            self._save(directory)
+            self._save(directory, self.state_dict() if state_dict is None else state_dict)
 
-    def _save(self, directory: Path) -> None:
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in self._exported().items()}
+    def _save(self, directory: Path, state: Mapping[str, Tensor]) -> None:
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in _once(state).items()}
         with atomic.placing(directory / "model.safetensors") as unfinished:
             checkpoint.save_tensors(state, unfinished)
         self.config.architectures, self.config.dtype = [type(self).__name__], self.dtype
@@ -178,39 +252,27 @@ class BarkPreTrainedModel(nn.Module):
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory, push_to_hub=True, repo_id=repo_id, **kwargs)
 
-    def state_dict(self, *args, destination=None, prefix: str = "", keep_vars: bool = False) -> dict:
-        """The weights under transformers' names."""
-        destination = {} if destination is None else destination
-        for key, tensor in self._exported(tied=True).items():
-            destination[prefix + key] = tensor if keep_vars else tensor.detach()
-        return destination
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
-        """Weights under transformers' names; gives (missing_keys, unexpected_keys), both empty if strict.
+def _require_grad(module: nn.Module, given: tuple, made: Tensor) -> None:
+    made.requires_grad_()
 
-        RuntimeError if they do not fit; not strict takes those that do.
-        """
-        missing, unexpected = [], []
-        if not strict:
-            own = self.state_dict()
-            missing = [key for key in own if key not in state_dict]
-            unexpected = [key for key in state_dict if key not in own]
-            state_dict = {key: tensor for key, tensor in state_dict.items() if key in own}
-            given = {own[key].data_ptr() for key in state_dict}  # also under the other name of a tied pair
-            state_dict |= {key: own[key] for key in missing if own[key].data_ptr() not in given}
-        try:
-            for model, state in self._imported(state_dict):
-                model.load_state_dict(state, assign=assign)
-        except ValueError as error:
-            raise RuntimeError(str(error)) from None
-        return _IncompatibleKeys(missing, unexpected)
+
+def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the second names of tied tensors."""
+    kept, seen = {}, set()
+    for key, tensor in state.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.device
+        if place not in seen or not tensor.numel() or tensor.is_meta:
+            kept[key] = tensor
+        seen.add(place)
+    return kept
 
 
 # --- files --------------------------------------------------------------------------------------------------
 
 
 class Source:
-    """An opened directory: configurations, and the token models' and the codec's tensors in our names."""
+    """An opened directory: configurations, and the models' tensors in transformers' names."""
 
     def __init__(self, path: Path):
         self.path, self.opened = path, None
@@ -232,56 +294,52 @@ class Source:
         try:
             return BarkGenerationConfig.from_pretrained(self.path)
         except FileNotFoundError as error:
-            warnings.warn(f"{error}, and is taken instead", stacklevel=4)
+            warnings.warn(f"{error}, and is taken instead", stacklevel=5)
             return BarkGenerationConfig.published()
 
-    def empty_codec(self, config: BarkConfig) -> Codec:
-        if self.opened is None:
-            return empty(config.codec_config, "codec")
-        with torch.device("meta"):
-            return Codec(self.opened.config.codec)
+    def state(self, part: str, expected: Mapping, tied: Mapping[str, str]) -> tuple[dict[str, Tensor], Path]:
+        """A token model's tensors under the names that a whole Bark has, and the file that they are from.
 
-    def state(self, part: str, model: nn.Module) -> tuple[dict[str, Tensor], Path]:
+        tied: {head: table}, which a file may hold under either name or both.
+        """
+        prefix = huggingface.PREFIXES[part]
         if self.opened is not None:
-            return self.opened.state(part), self.opened.origin(part)
+            state = self.opened.state(part)
+            return {prefix + huggingface.theirs(key): t for key, t in state.items()}, self.opened.origin(part)
         joint = self.joint
         if not any(key.startswith(tuple(huggingface.PREFIXES.values())) for key in joint):
-            prefix = huggingface.PREFIXES[part]  # a token model saved alone
-            joint = {prefix + key: tensor for key, tensor in joint.items()}
+            joint = {prefix + key: tensor for key, tensor in joint.items()}  # a token model saved alone
         try:
             huggingface.check_prefixes(joint)
-            return ours(joint, part, model), self.origin
+            state = {key: tensor for key, tensor in joint.items() if key.startswith(prefix)}
+            state = {key: tensor for key, tensor in state.items() if not key.endswith(".attn.bias")}
+            for head, table in ((prefix + head, prefix + table) for head, table in tied.items()):
+                if head in state:
+                    given = state.pop(head)
+                    check_tied({head: given}, {table: state.setdefault(table, given)})
+        except ValueError as error:
+            raise ValueError(f"{self.origin}: {error}") from None
+        return state, self.origin
+
+    def codec(self, config) -> tuple[dict[str, Tensor], Path]:
+        """The codec's tensors in barklite's names."""
+        if self.opened is not None:
+            return self.opened.state("codec"), self.opened.origin("codec")
+        try:
+            huggingface.check_prefixes(self.joint)
+            return huggingface.convert_codec(self.joint, config, config.n_codebooks, True)[1], self.origin
         except ValueError as error:
             raise ValueError(f"{self.origin}: {error}") from None
 
 
 def _directory(name: str | os.PathLike, options: Mapping) -> Path:
     """Where a checkpoint's files are; OSError if they cannot be had."""
+    inner = options.get("subfolder") or ""
     if os.path.isdir(name):
-        return Path(name, options.get("subfolder") or "")
+        return Path(name, inner)
     if not hub.is_repo_id(str(name)):
         raise FileNotFoundError(f"{name} is neither a directory nor a Hub id such as suno/bark-small")
-    return hub.download(str(name), **{key: value for key, value in options.items() if key != "subfolder"})
-
-
-def loaded(model: nn.Module, source: Source, part: str, dtype: torch.dtype | None) -> nn.Module:
-    state, origin = source.state(part, model)
-    checkpoint.check_tensors(origin, state, model.state_dict())
-    model.load_state_dict(
-        {key: tensor.to(dtype or tensor.dtype) for key, tensor in state.items()}, assign=True
-    )
-    return model
-
-
-def ours(state: Mapping[str, Tensor], part: str, model: nn.Module) -> dict[str, Tensor]:
-    """One model's tensors out of a joint state dict in transformers' names."""
-    if part == "codec":
-        config = model.config
-        return huggingface.convert_codec(state, config, config.n_codebooks, config.encoder)[1]
-    keys = list(model.state_dict())
-    if part == "fine":
-        return huggingface.convert_fine(state, model.config, keys)
-    return huggingface.convert_gpt(state, model.config, part, keys)
+    return Path(hub.download(str(name), **options), inner)
 
 
 def _dtype(given: torch.dtype | str | None) -> torch.dtype | None:

@@ -2,9 +2,7 @@
 
 import io
 import json
-import numbers
 import os
-import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,46 +10,28 @@ from pathlib import Path
 import numpy as np
 
 from barklite.storage import atomic
-from barklite.storage.checkpoint import write_tokenizer
-from barklite.storage.formats import VOCABULARY_HELP, read_json
+from barklite.storage.formats import read_json
 from barklite.storage.voices import ARRAYS, read_npy, read_npz
-from barklite.text.tokenizer import KINDS, Tokenizer, WordPiece
-from weights_convert.huggingface import vocabulary
+from barklite.text.tokenizer import Tokenizer
 
-from .batch import BatchEncoding, BatchFeature, check_tensors
-from .files import hub_options, locate, saving, write_text
+from .batch import BatchEncoding, BatchFeature
+from .files import hub_options, locate, saving, warn_of, write_text
+from .tokenizing import BarkTokenizer
 
-PAD = 0  # the id that fills a row; the model puts its own in its place, by the mask
-NOMINAL_LENGTH = 512  # the tokenizer's `model_max_length`, which `max_length=None` pads to
 DIMENSIONS = dict(zip(ARRAYS, (1, 2, 2), strict=True))
-TRUNCATION = {True: True, "longest_first": True, "only_first": True, False: False, None: False}
-TRUNCATION["do_not_truncate"] = False
-SPECIAL_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "mask", "pad", "sep", "unk")}
-TOKENIZER_CONFIG = {
-    **SPECIAL_TOKENS,
-    "do_lower_case": False,
-    "strip_accents": None,
-    "tokenize_chinese_chars": True,
-    "model_max_length": NOMINAL_LENGTH,
-    "tokenizer_class": "BertTokenizer",
-    "processor_class": "BarkProcessor",
-}
 
 
 class BarkProcessor:
     """Texts to ids, names of voices to arrays.
 
-    tokenizer: one of `barklite.text.tokenizer`'s. speaker_embeddings: {voice: {array: path}}, with
-    "repo_or_path" for the directory or Hub id that the paths start from ("/" without it).
+    tokenizer: a `BarkTokenizer`, or one of `barklite.text.tokenizer`'s. speaker_embeddings: {voice: {array:
+    path}}, with "repo_or_path" for the directory or Hub id that the paths start from ("/" without it).
     """
 
-    def __init__(self, tokenizer: Tokenizer, speaker_embeddings: Mapping | None = None):
-        if not isinstance(tokenizer, Tokenizer):
-            kinds = ", ".join(kind.__name__ for kind in KINDS.values())
-            raise TypeError(
-                f"tokenizer is {type(tokenizer).__name__}; give one of barklite.text.tokenizer: {kinds}"
-            )
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: BarkTokenizer | Tokenizer | None = None, speaker_embeddings: Mapping | None = None
+    ):
+        self.tokenizer = tokenizer if isinstance(tokenizer, BarkTokenizer) else BarkTokenizer(tokenizer)
         self.speaker_embeddings = speaker_embeddings
         self._hub = {}  # how `from_pretrained` was told to use the Hub
 
@@ -66,19 +46,16 @@ class BarkProcessor:
 
         speaker_embeddings_dict_path: the file that lists the voices, without which there are those of
         `voices/*.npz`, or none and a warning; None reads no voices. Keywords: `revision`, `local_files_only`,
-        `cache_dir`, `force_download`, `token`, `subfolder`; others do nothing. OSError or ValueError says
+        `cache_dir`, `force_download`, `token`, `subfolder`; of others it warns. OSError or ValueError says
         what is missing or wrong.
         """
         name, options = pretrained_processor_name_or_path, hub_options(kwargs)
-        config = locate(name, "config.json", **options)
-        config = read_json(config) if config else {}
-        native = config.get("model_type") == "barklite"
-        tokenizer = _load_tokenizer(name, config.get("tokenizer") if native else None, options)
-        voices = None
+        warn_of(f"{cls.__name__}.from_pretrained", kwargs)
+        tokenizer, voices = BarkTokenizer.from_pretrained(name, **options), None
         if speaker_embeddings_dict_path is not None:
             index = locate(name, speaker_embeddings_dict_path, **options)
             voices = read_json(index) if index else _voice_files(Path(name, options.get("subfolder") or ""))
-            if not (index or voices or native):
+            if not (index or voices or tokenizer.native):
                 warnings.warn(
                     f"{name} has no {speaker_embeddings_dict_path}: there are no voice presets "
                     "(speaker_embeddings_dict_path=None asks for none)",
@@ -110,12 +87,7 @@ class BarkProcessor:
             self._save(directory, speaker_embeddings_dict_path, speaker_embeddings_directory)
 
     def _save(self, directory: Path, speaker_embeddings_dict_path: str, folder: str) -> None:
-        if self.tokenizer.file_name is None:
-            raise ValueError(f"{type(self.tokenizer).__name__} has no files that could be loaded again")
-        write_tokenizer(directory, self.tokenizer)
-        if isinstance(self.tokenizer, WordPiece):
-            write_text(directory / "tokenizer_config.json", _dumps(TOKENIZER_CONFIG))
-            write_text(directory / "special_tokens_map.json", _dumps(SPECIAL_TOKENS))
+        self.tokenizer.save_pretrained(directory)
         if self.speaker_embeddings is None:
             return
         index = {"repo_or_path": os.fspath(directory)}
@@ -153,58 +125,26 @@ class BarkProcessor:
         ValueError or TypeError for a wrong input; FileNotFoundError for a voice that is neither preset nor
         file.
         """
-        check_tensors(return_tensors)
         voice = None if voice_preset is None else self._voice(voice_preset)
-        truncation = tokenizer_kwargs.pop("truncation", False)
-        side = tokenizer_kwargs.pop("padding_side", None) or "right"
-        tokenizer_kwargs.pop("verbose", None)
-        if tokenizer_kwargs:
-            unknown = ", ".join(tokenizer_kwargs)
+        if unknown := tokenizer_kwargs.keys() - {"truncation", "padding_side", "verbose"}:
+            names = ", ".join(unknown)
             raise TypeError(
-                f"the processor does not know {unknown}; it takes truncation and padding_side besides"
+                f"the processor does not know {names}; it takes truncation and padding_side besides"
             )
-        if truncation not in TRUNCATION:
-            raise ValueError(f"truncation is {truncation!r}; choose True, False or 'longest_first'")
-        if side not in ("right", "left"):
-            raise ValueError(f"padding_side is {side!r}; choose 'right' or 'left'")
-        if not (max_length is None or isinstance(max_length, numbers.Integral)):
-            raise TypeError(f"max_length is {max_length!r}; it must be a whole number")
-        length = NOMINAL_LENGTH if max_length is None else int(max_length)
-        if length < 0:
-            raise ValueError(f"max_length is {length}; it must be 0 or more")
-
-        rows = [self._ids(one, add_special_tokens) for one in _texts(text)]
-        if TRUNCATION[truncation]:
-            rows = [_cut(ids, length, add_special_tokens) for ids in rows]
-        if return_tensors and len(lengths := {max(length, len(ids)) for ids in rows}) > 1:
-            raise ValueError(
-                f"the texts have up to {max(lengths)} tokens, more than max_length={length}, and not all as "
-                "many: pass truncation=True to cut them, or give shorter ones"
-            )
-        columns = {"input_ids": rows}
-        if return_token_type_ids:
-            columns["token_type_ids"] = [[0] * len(ids) for ids in rows]
-        if return_attention_mask or return_attention_mask is None:
-            columns["attention_mask"] = [[1] * len(ids) for ids in rows]
-        for name, column in columns.items():
-            pads = [[PAD] * (length - len(row)) for row in column]
-            column = [
-                row + pad if side == "right" else pad + row for row, pad in zip(column, pads, strict=True)
-            ]
-            single = isinstance(text, str) and not return_tensors
-            columns[name] = np.array(column, np.int64) if return_tensors else column[0] if single else column
-        encoding = BatchEncoding(columns, tensor_type=return_tensors)
+        options = dict(padding="max_length", return_attention_mask=return_attention_mask)
+        options |= dict(return_tensors=return_tensors, return_token_type_ids=bool(return_token_type_ids))
+        options |= dict(max_length=max_length, add_special_tokens=add_special_tokens)
+        encoding = self.tokenizer(text, **{**tokenizer_kwargs, **options})
         if voice is not None:
             encoding["history_prompt"] = BatchFeature(voice, tensor_type=return_tensors)
         return encoding
 
-    def _ids(self, text: str, special: bool) -> list[int]:
-        ids = self.tokenizer.encode(text)
-        if not special:
-            return ids
-        if not isinstance(self.tokenizer, WordPiece):
-            raise ValueError(f"add_special_tokens: {type(self.tokenizer).__name__} has no [CLS] and [SEP]")
-        return [self.tokenizer.ids["[CLS]"], *ids, self.tokenizer.ids["[SEP]"]]
+    def decode(self, *args, **kwargs) -> str:
+        """Text of ids, as the tokenizer decodes it."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+    def batch_decode(self, *args, **kwargs) -> list[str]:
+        return self.tokenizer.batch_decode(*args, **kwargs)
 
     def _voice(self, preset) -> dict[str, np.ndarray]:
         if isinstance(preset, str) and preset in self.available_voice_presets:
@@ -251,23 +191,7 @@ class AutoProcessor:
         return BarkProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
 
-def _dumps(content: dict) -> str:
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
-
-
-def _load_tokenizer(name: str | os.PathLike, kind: str | None, options: dict) -> Tokenizer:
-    """`kind` is what barklite's own `config.json` says; elsewhere the files do."""
-    if kind == "bytes":
-        return KINDS[kind].load()
-    if kind not in ("sentencepiece", "english") and (file := locate(name, "vocab.txt", **options)):
-        return WordPiece.load(file)
-    if kind is None and (file := locate(name, "tokenizer.json", **options)):
-        return WordPiece(vocabulary(read_json(file)))
-    if kind != "wordpiece" and (file := locate(name, "tokenizer.model", **options)):
-        return KINDS[kind or "sentencepiece"].load(file)
-    if kind in ("sentencepiece", "english"):
-        raise FileNotFoundError(f"{name} has no tokenizer.model")
-    raise FileNotFoundError(f"{name} has neither vocab.txt nor tokenizer.json: {VOCABULARY_HELP}")
+AutoTokenizer = BarkTokenizer  # there is no other here
 
 
 def _voice_files(folder: Path) -> dict[str, dict[str, str]]:
@@ -285,24 +209,6 @@ def _check_inside(base: str | os.PathLike, path: str | os.PathLike, named: str) 
     base, path = os.path.abspath(base), os.path.abspath(path)
     if os.path.commonpath([base, path]) != base:
         raise ValueError(f"voice preset: the path {named!r} leads out of {base}")
-
-
-def _texts(text) -> Sequence[str]:
-    """The texts of a call. ValueError or TypeError, as transformers has it, for what is none."""
-    if isinstance(text, str):
-        text = [text]
-    if not isinstance(text, (list, tuple)) or not text or not isinstance(text[0], str):
-        raise ValueError(f"text is {reprlib.repr(text)}; give a string, or a list with at least one string")
-    for one in text:
-        if not isinstance(one, str) or any("\ud800" <= character <= "\udfff" for character in one):
-            raise TypeError(f"text {reprlib.repr(one)} is no string of whole characters")
-    return text
-
-
-def _cut(ids: list[int], length: int, special: bool) -> list[int]:
-    if len(ids) <= length or (special and length < 2):
-        return ids
-    return [*ids[: length - 1], ids[-1]] if special else ids[:length]
 
 
 def _checked(arrays: Mapping, key: str) -> np.ndarray:

@@ -55,7 +55,7 @@ def check_keywords(given: Mapping, config: object, read: set[str] = READ) -> Non
             raise ValueError(f"barklite does not offer {name}={value!r}: it samples or takes the likeliest")
     for name, neutral in NEUTRAL.items():
         value = given[name] if name in given else getattr(config, name, None)
-        if value is not None and value != neutral and value != []:
+        if name not in read and value is not None and value != neutral and value != []:
             raise ValueError(f"barklite does not offer {name}={value!r}; leave it at {neutral!r}")
 
 

@@ -1,45 +1,30 @@
-"""Rows of a stage: what callers of `generate` give, checked; where noise comes from; results put together."""
+"""The stages as rows in, rows out: all that is used of `barklite.decode` is here.
 
-from collections.abc import Mapping, Sequence
+A row's noise comes from its own generator, and its result does not depend on its neighbours.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from barklite.config import TokenConfig
-from barklite.decode.batch import run_stage
-from barklite.decode.sampling import generator
+from barklite.config import GenerationConfig, TokenConfig
+from barklite.decode.batch import run_stage, synthesize
+from barklite.decode.sampling import generator, probabilities
 from barklite.decode.stages import CoarseStage, FineStage, SemanticStage
+from barklite.models.fine import FineGPT
+from barklite.models.gpt import GPT
+from barklite.reference import coarse_codes
 from barklite.voice import Voice
 
+__all__ = [
+    "coarse_rows", "fine_rows", "noise_of", "padded", "probabilities", "semantic_rows", "synthesize",
+]  # fmt: skip
 
-def required(config, stage: str):
-    if config is None:
-        raise ValueError(f"{stage}_generation_config is missing: it has the ids, windows and settings")
-    return config
-
-
-def rows_of(given: Tensor, what: str) -> Tensor:
-    """Ids (B, n), int64."""
-    if not isinstance(given, Tensor) or given.ndim != 2 or given.is_floating_point() or len(given) == 0:
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"{what} must be whole numbers of shape (B, n), not {shape}")
-    return given.long()
+Noise = Sequence[torch.Generator]
 
 
-def voice_of(history: Mapping | None, tokens: TokenConfig) -> Voice | None:
-    """A history prompt, of tensors or arrays. TypeError for no mapping, ValueError for no voice."""
-    if history is None:
-        return None
-    if not isinstance(history, Mapping):
-        kind = type(history).__name__
-        raise TypeError(f"history_prompt is a {kind}; the processor makes one of voice_preset")
-    arrays = {
-        name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in history.items()
-    }
-    return Voice.from_arrays(arrays, tokens=tokens)
-
-
-def generators(n: int, device: torch.device) -> list[torch.Generator]:
+def noise_of(n: int, device: torch.device) -> Noise:
     """PyTorch's default source of noise for one row; for several, sources that it seeds."""
     if n == 1 and device.type == "cpu":
         return [torch.default_generator]
@@ -50,17 +35,46 @@ def generators(n: int, device: torch.device) -> list[torch.Generator]:
     return [generator(int(seed), device) for seed in torch.randint(2**32, (n,))]
 
 
-def decoded(
-    stage: SemanticStage | CoarseStage | FineStage,
-    rows: Sequence,
+def semantic_rows(
+    model: GPT,
+    rows: Sequence[list[int]],
     voice: Voice | None,
-    noise: Sequence[torch.Generator] | None,
-) -> list:
+    noise: Noise,
+    c: GenerationConfig,
+    t: TokenConfig,
+) -> list[Tensor]:
+    """Tokenizer ids -> semantic tokens (N,), with the end if there was one."""
+    stage = SemanticStage(model, c, t)
+    made = [stage.result(one) for one in _run(stage, rows, voice, noise)]
+    end = torch.tensor([t.semantic_eos], device=model.wpe.weight.device)
+    return [torch.cat((row, end)) if reason == "eos" else row for row, reason in made]
+
+
+def coarse_rows(
+    model: GPT, rows: Sequence[Tensor], voice: Voice | None, noise: Noise, c: GenerationConfig, t: TokenConfig
+) -> list[Tensor]:
+    """Semantic tokens -> the coarse model's ids (2 T,)."""
+    made = _run(CoarseStage(model, c, t), rows, voice, noise)
+    return [torch.tensor(one.tokens, dtype=torch.long, device=model.wpe.weight.device) for one in made]
+
+
+def fine_rows(
+    model: FineGPT,
+    rows: Sequence[Tensor],
+    voice: Voice | None,
+    noise: Noise,
+    c: GenerationConfig,
+    t: TokenConfig,
+) -> list[Tensor]:
+    """The coarse model's ids -> codes of all codebooks (8, T)."""
+    stage = FineStage(model, c, t)
+    return [stage.result(one) for one in _run(stage, [coarse_codes(row, t) for row in rows], voice, noise)]
+
+
+def _run(stage, rows: Sequence, voice: Voice | None, noise: Noise) -> list:
     """A stage's finished sequences for rows, in their order; several go together."""
-    device = stage.model.wpe.weight.device
-    noise = noise or generators(len(rows), device)
-    given = [(row, voice, source) for row, source in zip(rows, noise, strict=True)]
-    return run_stage(stage, given, 8 if device.type == "cpu" else 32)
+    given = [(row, voice, own) for row, own in zip(rows, noise, strict=True)]
+    return run_stage(stage, given, 8 if stage.model.wpe.weight.device.type == "cpu" else 32)
 
 
 def padded(rows: Sequence[Tensor], value: float) -> Tensor:

@@ -2,16 +2,16 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from barklite.config import TokenConfig
-from barklite.decode.batch import synthesize
+from barklite.config import CodecConfig, TokenConfig
+from barklite.storage import checkpoint
 from weights_convert import huggingface
 
-from .building import empty, randomised
 from .configuration import BarkConfig
 from .generation import (
     BarkCoarseGenerationConfig,
@@ -19,76 +19,53 @@ from .generation import (
     BarkGenerationConfig,
     BarkSemanticGenerationConfig,
 )
-from .modeling import BarkCoarseModel, BarkFineModel, BarkSemanticModel, TokenModel
-from .pretrained import BarkPreTrainedModel, Source, accelerator, loaded, ours
+from .modeling import BarkCoarseModel, BarkFineModel, BarkSemanticModel, rows_of
+from .modules import EncodecModel
+from .pretrained import BarkPreTrainedModel, Source, accelerator
 from .settings import by_stage, coarse_settings, fine_settings, plain
-from .stages import generators, padded, rows_of
+from .stages import noise_of, padded, synthesize
 
 
 class BarkModel(BarkPreTrainedModel):
     """Text to sound: three token models, and `codec_model`, which is barklite's and stays float32."""
 
-    def __init__(self, config: BarkConfig, _models: Mapping[str, nn.Module] | None = None):
+    def __init__(self, config: BarkConfig):
         super().__init__(config)
-        models = _models or {}
-        self.semantic = BarkSemanticModel(config.semantic_config, models.get("semantic"))
-        self.coarse_acoustics = BarkCoarseModel(config.coarse_acoustics_config, models.get("coarse"))
-        self.fine_acoustics = BarkFineModel(config.fine_acoustics_config, models.get("fine"))
-        self.codec_model = models.get("codec") or randomised(empty(config.codec_config, "codec"))
+        self.semantic = BarkSemanticModel(config.semantic_config)
+        self.coarse_acoustics = BarkCoarseModel(config.coarse_acoustics_config)
+        self.fine_acoustics = BarkFineModel(config.fine_acoustics_config)
+        codec, device = config.codec_config, torch.get_default_device()
+        self._build_codec(huggingface.convert_codec_config(codec.to_dict(), codec.num_quantizers))
+        if device.type != "meta":
+            checkpoint.initialise(self.codec_model.to_empty(device=device))
         self.generation_config = BarkGenerationConfig()
         self.set_attn_implementation(config._attn_implementation)
 
-    @classmethod
-    def _load(cls, config: BarkConfig, source: "Source", dtype: torch.dtype | None) -> "BarkModel":
-        parts = {
-            "semantic": "semantic_config",
-            "coarse": "coarse_acoustics_config",
-            "fine": "fine_acoustics_config",
-        }
-        models = {
-            part: loaded(empty(getattr(config, section), part), source, part, dtype)
-            for part, section in parts.items()
-        }
-        models["codec"] = loaded(source.empty_codec(config), source, "codec", None)
-        model = cls(config, models)
-        model.generation_config = source.generation_config()
-        return model
+    def _build_codec(self, config: CodecConfig, encoder: bool = True) -> None:
+        with torch.device("meta"):
+            self.codec_model = EncodecModel(replace(config, encoder=encoder))
+
+    def _fill(self, source: Source, dtype: torch.dtype | None) -> None:
+        for model in (self.semantic, self.coarse_acoustics, self.fine_acoustics):
+            model._fill(source, dtype)
+        if source.opened is not None:
+            codec = source.opened.config.codec
+            self._build_codec(codec, codec.encoder)
+        state, origin = source.codec(self.codec_model.config)
+        self.codec_model.fill(state, origin)
+        self.generation_config = source.generation_config()
 
     def forward(self, *args, **kwargs):
         raise NotImplementedError("a whole Bark has no forward: use generate, or one of its models")
 
-    def _apply(self, fn, recurse: bool = True) -> "BarkModel":
-        for name, child in self.named_children():
-            if name == "codec_model":  # half of its precision would be heard, and saves little
-                child._apply(lambda tensor: tensor.to(fn(tensor).device))
-            else:
-                child._apply(fn)
-        return self
-
-    def _token_models(self) -> tuple[TokenModel, ...]:
-        return self.semantic, self.coarse_acoustics, self.fine_acoustics
-
-    def _exported(self, tied: bool = False) -> dict[str, Tensor]:
-        exported = {}
-        for model in self._token_models():
-            prefix = huggingface.PREFIXES[model.part]
-            exported |= {prefix + key: tensor for key, tensor in model._exported(tied).items()}
-        codec = self.codec_model
-        return exported | huggingface.export_codec(codec.state_dict(keep_vars=True), codec.config)
-
-    def _imported(self, state: Mapping[str, Tensor]) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-        huggingface.check_prefixes(state)
-        models = {model.part: model.model for model in self._token_models()} | {"codec": self.codec_model}
-        return [(model, ours(state, part, model)) for part, model in models.items()]
-
-    def _save(self, directory: Path) -> None:
+    def _save(self, directory: Path, state: Mapping[str, Tensor]) -> None:
         if self.codec_model.encoder is None:
             raise ValueError(
                 "the codec was loaded without its encoder, which transformers needs: load files of Hugging "
                 "Face or Suno, or what `barklite convert --encoder` makes of them"
             )
         self.generation_config.save_pretrained(directory)
-        super()._save(directory)
+        super()._save(directory, state)
 
     def enable_cpu_offload(self, accelerator_id: int | None = 0, **kwargs) -> None:
         """Keep the models on the CPU, and move each to the accelerator for its stage; if there is one."""
@@ -97,7 +74,7 @@ class BarkModel(BarkPreTrainedModel):
             warnings.warn("there is no accelerator here: the models stay on the CPU", stacklevel=2)
             return
         self.to("cpu")
-        for model in (self, *self._token_models()):
+        for model in self._models():
             model._runs_on = torch.device(device.type, accelerator_id or 0)
 
     @torch.no_grad()
@@ -142,7 +119,7 @@ class BarkModel(BarkPreTrainedModel):
         coarse_settings(coarse, coarse_config, TokenConfig())  # before minutes are spent
         fine_settings(fine, fine_config)
         shared = dict(history_prompt=history_prompt, semantic_generation_config=semantic_config)
-        shared |= dict(_noise=generators(len(rows), self.device))
+        shared |= dict(_noise=noise_of(len(rows), self.device))
         tokens = self.semantic.generate(rows, **shared, **semantic)
         shared |= dict(coarse_generation_config=coarse_config, codebook_size=g.codebook_size)
         ids, lengths = self.coarse_acoustics.generate(tokens, return_output_lengths=True, **shared, **coarse)

@@ -100,26 +100,31 @@ def _convert(snapshot: Path, made: Path, encoder: bool) -> None:
         ) from None
 
 
-def download(repo: str, revision: str | None = None, local_files_only: bool = False, **options) -> Path:
+def download(
+    repo: str, revision: str | None = None, local_files_only: bool = False, subfolder: str = "", **options
+) -> Path:
     """The Hub cache's directory for a repository's commit, with the files that are needed.
 
-    options: further ones of `snapshot_download`: `cache_dir`, `token`, `force_download`.
+    subfolder: where in the repository the checkpoint is. options: further ones of `snapshot_download`:
+    `cache_dir`, `token`, `force_download`.
     """
     commit, why = _commit(repo, revision, local_files_only, options.get("token"))
     if commit is None:
         return _cached(repo, revision, options.get("cache_dir"), why)
-    return _download(repo, revision, commit, **options)
+    return _download(repo, revision, commit, subfolder, **options)
 
 
-def _download(repo: str, revision: str | None, commit: str, **options) -> Path:
+def _download(repo: str, revision: str | None, commit: str, subfolder: str = "", **options) -> Path:
     import huggingface_hub as hub
 
     token = options.get("token")
     files = _asked(repo, lambda: hub.HfApi(token=token).list_repo_files(repo, revision=commit), token)
-    weights = next((w for w in WEIGHTS if any(re.fullmatch(w, file) for file in files)), None)
+    inner = re.escape(f"{subfolder}/" if subfolder else "")
+    forms = (f"{inner}({form})" for form in WEIGHTS)
+    weights = next((form for form in forms if any(re.fullmatch(form, file) for file in files)), None)
     if weights is None:
         raise ValueError(f"{repo} holds no weights that barklite reads")
-    wanted = [file for file in files if re.fullmatch(f"{weights}|{REST}", file)]
+    wanted = [file for file in files if re.fullmatch(f"{weights}|{inner}({REST})", file)]
     options |= {"revision": revision, "allow_patterns": wanted}
     snapshot = Path(_asked(repo, lambda: hub.snapshot_download(repo, **options), token))
     for file in wanted:
