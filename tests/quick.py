@@ -28,6 +28,7 @@ QUICK = {
     "test_hub": "revision|nothing_there",
     "test_command_line": "makes_a_wav|version|voices_command",
     "test_corpus": "a_corpus$|rows_that_are_wrong|names_of_files",
+    "test_serve": "no_one_runs|take_turns|that_is_full",
     "test_compat_configuration": "defaults|aliases|there_and_back",
     "test_training": "learning_rate|muon|crops|accuracy|coarse_batches|gradients_are_clipped",
     "test_training_texts": "cleaned|numbers_in_words",
