@@ -461,7 +461,6 @@ class Bark:
         run: RunOptions | None = None,
         audio: bool = True,
         fine_batch_size: int | None = None,
-        alternate: bool = False,
     ) -> Pipeline:
         """Runs any number of requests: `submit` each `state`, `step`, and take the `clip` of what is done.
 
@@ -482,7 +481,6 @@ class Bark:
             retries=run.retries,
             bars=ProgressBars(run.progress),
             audio=audio,
-            alternate=alternate,
         )
 
     # --- the stages -----------------------------------------------------------------------------------------

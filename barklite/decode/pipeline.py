@@ -92,18 +92,15 @@ class Pipeline:
         retries: int = 0,
         bars: ProgressBars | None = None,
         audio: bool = True,
-        alternate: bool = False,
     ):
         """resident: gives a stage's model, on its device within a `with` statement. size: rows at a time.
         fine_batch_size: clips that the fine model and the codec wait for. stage_major: finish a stage's rows
         before the next stage begins, so that models move seldom. retries: how often a text that reaches the
-        length limit, or gives nothing, is tried with another seed. audio: False stops at codes. alternate:
-        the causal stages take turns while both have work, so that no request waits for those behind it.
+        length limit, or gives nothing, is tried with another seed. audio: False stops at codes.
         """
         self.resident, self.engine, self.config, self.tokens = resident, engine, config, tokens
         self.size, self.fine_batch_size, self.stage_major = size, fine_batch_size, stage_major
         self.retries, self.bars, self.audio = retries, bars or ProgressBars(), audio
-        self.alternate, self._last = alternate, ""  # the stage of the last step
         self.decoders: dict[str, BatchDecoder] = {}
         self.waiting: dict[str, deque[RequestState]] = {
             "semantic": deque(),
@@ -150,7 +147,6 @@ class Pipeline:
     def step(self) -> list[RequestState]:
         """Do one piece of work; return the requests that are finished."""
         finished, name = [], self._next_stage()
-        self._last = name
         if name is not None:
             with self.resident(name) as model, torch.no_grad():
                 decoder, done = self._decoder(name, model), []
@@ -182,8 +178,7 @@ class Pipeline:
         """The causal stage that has work to do: the semantic one while the coarse one has free rows."""
         coarse = self._count("coarse")
         running = "coarse" in self.decoders and self.decoders["coarse"].sequences
-        turn = self.alternate and coarse and self._last == "semantic"
-        full = coarse >= self.size or turn or (self.stage_major and running)
+        full = coarse >= self.size or (self.stage_major and running)
         if self._count("semantic") and not full:
             return "semantic"
         return "coarse" if coarse else None

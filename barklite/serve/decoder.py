@@ -25,7 +25,7 @@ class Decoder:
         self.bark, self.config = bark, bark.settings(config)
         self.size = bark.batch_size(batch_size, self.config)
         self._states: dict[Hashable, RequestState] = {}
-        self._pipeline = bark.pipeline(self.config, self.size, fine_batch_size=1, alternate=True)
+        self._pipeline = bark.pipeline(self.config, self.size, fine_batch_size=1)
 
     def __len__(self) -> int:
         return len(self._states)
