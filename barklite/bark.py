@@ -223,8 +223,8 @@ class Bark:
         if not isinstance(text, str):
             raise ValueError(f"generate takes one text, not {type(text).__name__}; see generate_batch")
         run, config = RunOptions.of(options, "progress", "retries"), self.settings(config)
-        state = self._state(0, Request(text, voice, seed), config, self.find_voice)
-        with self._pipeline(config, 1, run) as pipeline:
+        state = self.state(0, Request(text, voice, seed), config)
+        with self.pipeline(config, 1, run) as pipeline:
             pipeline.submit(state)
             while pipeline.busy:
                 pipeline.step()
@@ -249,9 +249,9 @@ class Bark:
             raise ValueError("texts must be a list of strings")
         voices, seeds = self._voices(voices, len(texts)), one_a_row(seeds, len(texts), "seeds")
         requests = [Request(*row) for row in zip(texts, voices, seeds, strict=True)]
-        states = [self._state(i, one, config, self.find_voice) for i, one in enumerate(requests)]
+        states = [self.state(i, one, config) for i, one in enumerate(requests)]
         size = min(self.batch_size(run.batch_size, config), max(1, len(states)))
-        for state in self._pipeline(config, size, run).run(states):
+        for state in self.pipeline(config, size, run).run(states):
             if state.error is not None:
                 raise state.error
         return self._clips(states)
@@ -278,7 +278,7 @@ class Bark:
             raise ValueError(f"requests must be an iterable of Request or str, not {type(requests).__name__}")
         run, config = RunOptions.of(options, "progress", "batch_size", "retries"), self.settings(config)
         size = self.batch_size(run.batch_size, config)
-        return self._many(requests, self._pipeline(config, size, replace(run, progress=False)), config, run)
+        return self._many(requests, self.pipeline(config, size, replace(run, progress=False)), config, run)
 
     def _many(self, requests, pipeline: Pipeline, config, run) -> Iterator[tuple[int, Clip | Exception]]:
         from tqdm import tqdm
@@ -291,7 +291,7 @@ class Bark:
         def states() -> Iterator[RequestState]:
             for i, request in enumerate(requests):
                 try:
-                    yield self._state(i, Request.of(request), config, find)
+                    yield self.state(i, Request.of(request), config, find)
                 except (ValueError, OSError) as error:
                     yield RequestState(i, "", error=error)
 
@@ -300,7 +300,7 @@ class Bark:
         with tqdm(total=total, desc="clips", leave=False, disable=hidden, smoothing=0) as bar:
             for state in pipeline.run(states()):
                 bar.update()
-                yield state.index, self._clip(state) if state.error is None else state.error
+                yield state.index, self.clip(state) if state.error is None else state.error
 
     def stream(
         self,
@@ -327,7 +327,7 @@ class Bark:
     def _stream(self, spoken, silence: np.ndarray) -> Iterator[Clip]:
         since = time.perf_counter()
         for state, more in spoken:
-            yield self._clip(state, silence if more else None, since)
+            yield self.clip(state, silence if more else None, since)
 
     def stream_audio(
         self,
@@ -366,15 +366,8 @@ class Bark:
     ) -> Iterator[tuple[RequestState, bool]]:
         """Finished states, a sentence each, and whether more follow. Bad input raises now."""
         config, voice = self.settings(config), self.find_voice(voice)
-        check_text(text)
+        pieces = self.sentences(text, config)
         seed = sampling.new_seed() if seed is None else sampling.check_seed(seed)
-        limit = self.config.tokens.n_text
-        pieces = sentences.split(text, lambda piece: len(self._encode(piece, config)) <= limit)
-        pieces = [(piece, ids) for piece in pieces if (ids := self._encode(piece, config))]  # no lone marks
-        if not pieces:
-            raise ValueError("the text is empty to this model: it reads no word in it")
-        if any(len(ids) > limit for _, ids in pieces):
-            raise ValueError(f"a single character of the text has more than {limit} tokens")
 
         def start(i: int, voice: Voice | None) -> RequestState:
             own = (seed + i) % (sampling.MAX_SEED + 1)
@@ -382,9 +375,9 @@ class Bark:
 
         size = min(self.batch_size(run.batch_size, config), len(pieces))
         quiet = replace(run, progress=False)
-        alone, rest = (self._pipeline(config, n, quiet, audio, fine_batch_size=1) for n in (1, size))
+        alone, rest = (self.pipeline(config, n, quiet, audio, fine_batch_size=1) for n in (1, size))
         spoken = streaming.in_order(
-            alone, rest, start, len(pieces), voice, lambda state: self._clip(state).voice()
+            alone, rest, start, len(pieces), voice, lambda state: self.clip(state).voice()
         )
         return streaming.with_progress(spoken, [len(piece) for piece, _ in pieces], run.progress)
 
@@ -393,12 +386,31 @@ class Bark:
 
     # --- requests -------------------------------------------------------------------------------------------
 
-    def _state(self, index: int, request: Request, config: GenerationConfig, find) -> RequestState:
-        """A request, checked. find: gives the Voice of a voice-like."""
+    def sentences(self, text: str, config: GenerationConfig | None = None) -> list[tuple[str, list[int]]]:
+        """The sentences that `stream` speaks, each with its tokenizer ids; ValueError if there are none."""
+        config, limit = self.settings(config), self.config.tokens.n_text
+        check_text(text)
+        pieces = sentences.split(text, lambda piece: len(self._encode(piece, config)) <= limit)
+        pieces = [(piece, ids) for piece in pieces if (ids := self._encode(piece, config))]  # no lone marks
+        if not pieces:
+            raise ValueError("the text is empty to this model: it reads no word in it")
+        if any(len(ids) > limit for _, ids in pieces):
+            raise ValueError(f"a single character of the text has more than {limit} tokens")
+        return pieces
+
+    def state(
+        self, index: Any, request: Request, config: GenerationConfig | None = None, find=None
+    ) -> RequestState:
+        """A request, checked, to be submitted to a `pipeline`; errors as of `generate`.
+
+        find: gives the Voice of a voice-like, None: `find_voice`.
+        """
         ids = self.token_ids(request.text, config)
         seed = sampling.new_seed() if request.seed is None else sampling.check_seed(request.seed)
         generator = sampling.generator(seed, self.device)
-        return RequestState(index, request.text, ids, find(request.voice), seed, generator)
+        return RequestState(
+            index, request.text, ids, (find or self.find_voice)(request.voice), seed, generator
+        )
 
     def _clips(self, states: Sequence[RequestState]) -> list[Clip]:
         """Clips of finished requests; the first error is raised."""
@@ -409,11 +421,12 @@ class Bark:
                 warnings.warn(
                     f"the model ended {shortened(state.text)} at once: try another seed", stacklevel=3
                 )
-        return [self._clip(state) for state in states]
+        return [self.clip(state) for state in states]
 
-    def _clip(
+    def clip(
         self, state: RequestState, silence: np.ndarray | None = None, since: float | None = None
     ) -> Clip:
+        """The Clip of a finished state, with `silence` after it. since: when its sound was asked for."""
         audio = np.zeros(0, np.float32) if state.audio is None else state.audio.numpy()
         return Clip(
             audio=audio if silence is None else np.concatenate((audio, silence)),
@@ -441,14 +454,19 @@ class Bark:
         row = sum(self.engine.cache_bytes(stage.model, stage.max_length) for stage in stages)
         return max(1, min(most, free // 2 // row))
 
-    def _pipeline(
+    def pipeline(
         self,
         config: GenerationConfig,
         size: int,
-        run: RunOptions,
+        run: RunOptions | None = None,
         audio: bool = True,
         fine_batch_size: int | None = None,
     ) -> Pipeline:
+        """Runs any number of requests: `submit` each `state`, `step`, and take the `clip` of what is done.
+
+        config: from `settings`. The rest are the arguments of Pipeline.
+        """
+        run = RunOptions() if run is None else run
         if fine_batch_size is None:  # clips that wait for each other, where small batches waste a device
             on_cpu = self.device.type == "cpu"
             fine_batch_size = 1 if on_cpu else size if self.offload else max(1, size // 4)

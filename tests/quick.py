@@ -28,6 +28,7 @@ QUICK = {
     "test_hub": "revision|nothing_there",
     "test_command_line": "makes_a_wav|version|voices_command",
     "test_corpus": "a_corpus$|rows_that_are_wrong|names_of_files",
+    "test_serve": "no_one_runs|take_turns|that_is_full",
     "test_compat_configuration": "defaults|aliases|there_and_back",
     "test_compat_behaviours": "tokenizers_agree|decode_alike",
     "test_compat_users": "copies|loss_of_a_part|moves_entries",

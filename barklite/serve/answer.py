@@ -66,8 +66,8 @@ class Server:
         self.worker = Worker(
             partial(Decoder, bark, settings.config, settings.batch_size), settings.max_requests
         )
-        self.decoder = self.worker.decoder  # to split texts and find voices
-        self.voices = Voices(self.decoder, settings.max_voices)
+        self.bark, self.config = bark, bark.settings(settings.config)
+        self.voices = Voices(bark, settings.max_voices)
         self.metrics = Metrics(self.worker)
         self.reports: OrderedDict[str, list[Clip]] = OrderedDict()
         self.silence = np.zeros(round(settings.pause * self.rate), np.float32)
@@ -75,7 +75,7 @@ class Server:
     async def speak(self, body: SpeechRequest, request: Request) -> Response:
         """Answer a request: with the first sentence done, and the rest to come; or Refused."""
         start = time.monotonic()
-        speech, clips = await self._speech(body)
+        speech, clips, ids = await self._speech(body)
         try:
             self.worker.submit(speech)
         except Busy as busy:
@@ -102,12 +102,11 @@ class Server:
                 self.reports.popitem(last=False)
         encoder = Encoder(body.response_format, self.rate)
         if body.stream_format == "sse":
-            ids = sum(map(self.decoder.length, speech.sentences))
             return _Sound(answer, answer.events(first, encoder, ids), headers, "text/event-stream")
         return _Sound(answer, answer.audio(first, encoder), headers, MEDIA_TYPES[body.response_format])
 
-    async def _speech(self, body: SpeechRequest) -> tuple[Speech, asyncio.Queue]:
-        """A request, checked, and where its clips will come."""
+    async def _speech(self, body: SpeechRequest) -> tuple[Speech, asyncio.Queue, int]:
+        """A request, checked; where its clips will come; and how many tokens its text has."""
         most = self.settings.max_characters
         if body.model not in (None, self.settings.name, *OPENAI_MODELS):
             message = f"there is no model {body.model!r:.80} here, only {self.settings.name!r}"
@@ -130,7 +129,7 @@ class Server:
             status = 400 if isinstance(error, ValueError) else 502
             raise Refused(status, str(error), "voice_not_found", "voice") from None
         try:
-            sentences = await asyncio.to_thread(self.decoder.split, body.input)
+            pieces = await asyncio.to_thread(self.bark.sentences, body.input, self.config)
         except ValueError as error:
             raise Refused(400, str(error), "invalid_value", "input") from None
         loop, clips = asyncio.get_running_loop(), asyncio.Queue()
@@ -140,7 +139,8 @@ class Server:
                 loop.call_soon_threadsafe(clips.put_nowait, result)
 
         seed = new_seed() if body.seed is None else body.seed
-        return Speech(sentences, voice, seed, deliver), clips
+        speech = Speech([text for text, _ in pieces], voice, seed, deliver)
+        return speech, clips, sum(len(ids) for _, ids in pieces)
 
 
 class _Answer:

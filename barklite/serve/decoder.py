@@ -4,18 +4,14 @@ from collections.abc import Hashable
 
 from ..bark import Bark, Request
 from ..clip import Clip
-from ..config import GenerationConfig, RunOptions
+from ..config import GenerationConfig
 from ..decode.pipeline import RequestState
-from ..text import sentences
-from ..validation import check_text
-from ..voice import Voice
 
 
 class Decoder:
     """Sentences that are spoken together, a step at a time.
 
-    Only `split`, `length` and `voice` may be called from several threads. A clip does not depend on what else
-    is decoded: it is the one that `Bark.generate` makes of the request.
+    A clip does not depend on what else is decoded: it is the one that `Bark.generate` makes of the request.
     """
 
     def __init__(self, bark: Bark, config: GenerationConfig | None = None, batch_size: int | None = None):
@@ -29,27 +25,7 @@ class Decoder:
         self.bark, self.config = bark, bark.settings(config)
         self.size = bark.batch_size(batch_size, self.config)
         self._states: dict[Hashable, RequestState] = {}
-        self._pipeline = bark._pipeline(self.config, self.size, RunOptions(), fine_batch_size=1)
-
-    def split(self, text: str) -> list[str]:
-        """The sentences that `Bark.stream` makes of a text; ValueError if there are none."""
-        check_text(text)
-        limit = self.bark.config.tokens.n_text
-        pieces = sentences.split(text, lambda piece: self.length(piece) <= limit)
-        pieces = [piece for piece in pieces if self.length(piece)]  # no lone marks
-        if not pieces:
-            raise ValueError("the text is empty to this model: it reads no word in it")
-        if any(self.length(piece) > limit for piece in pieces):
-            raise ValueError(f"a single character of the text has more than {limit} tokens")
-        return pieces
-
-    def length(self, text: str) -> int:
-        """Its tokens."""
-        return len(self.bark._encode(text, self.config))
-
-    def voice(self, name: str) -> Voice:
-        """A voice of the model by its name; OSError if it cannot be fetched from the Hub."""
-        return self.bark.find_voice(name)
+        self._pipeline = bark.pipeline(self.config, self.size, fine_batch_size=1)
 
     def __len__(self) -> int:
         return len(self._states)
@@ -62,7 +38,7 @@ class Decoder:
     def submit(self, key: Hashable, request: Request) -> None:
         """Begin a request; what is wrong with it comes out of `step`."""
         try:
-            state = self.bark._state(key, request, self.config, self.bark.find_voice)
+            state = self.bark.state(key, request, self.config)
         except (ValueError, OSError) as error:
             state = RequestState(key, request.text, error=error)
         self._states[key] = state
@@ -79,7 +55,7 @@ class Decoder:
         for state in done:
             del self._states[state.index]
         return [
-            (state.index, self.bark._clip(state) if state.error is None else state.error) for state in done
+            (state.index, self.bark.clip(state) if state.error is None else state.error) for state in done
         ]
 
     def close(self) -> None:

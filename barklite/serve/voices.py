@@ -4,8 +4,8 @@ import asyncio
 import re
 from itertools import cycle
 
+from ..bark import Bark
 from ..voice import Voice
-from .decoder import Decoder
 
 OPENAI = ("alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse")
 OPENAI += ("marin", "cedar")
@@ -15,9 +15,9 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Voices:
     """Voices by name. Uploaded ones are kept in memory, at most `most`."""
 
-    def __init__(self, decoder: Decoder, most: int):
-        self.decoder, self.most = decoder, most
-        self.names = decoder.bark.voices
+    def __init__(self, bark: Bark, most: int):
+        self.bark, self.most = bark, most
+        self.names = bark.voices
         english = [name for name in self.names if name.startswith("v2/en_")] or self.names
         self.aliases = dict(zip(OPENAI, cycle(english), strict=False))
         self.uploaded: dict[str, Voice] = {}
@@ -31,7 +31,7 @@ class Voices:
         if name not in self.names:  # a path, for one
             raise ValueError(f"there is no voice {name!r:.80}: GET /v1/voices lists them")
         if name not in self._used:
-            voice = await asyncio.to_thread(self.decoder.voice, name)
+            voice = await asyncio.to_thread(self.bark.find_voice, name)
             while len(self._used) >= 64:
                 self._used.pop(next(iter(self._used)))
             self._used[name] = voice
@@ -39,7 +39,7 @@ class Voices:
 
     async def add(self, name: str, data: bytes) -> None:
         """Keep an `.npz`. ValueError for a bad name or file, or when there is no room."""
-        tokens = self.decoder.bark.config.tokens
+        tokens = self.bark.config.tokens
         voice = await asyncio.to_thread(Voice.load, bytes(data), tokens, name)
         if not NAME.fullmatch(name):
             raise ValueError("a voice's name has 1 to 64 letters, digits, - and _")
