@@ -133,7 +133,7 @@ class Pipeline:
 
     @property
     def busy(self) -> bool:
-        """Whether any causal stage has requests."""
+        """Whether any stage has requests."""
         return any(map(self._count, self.waiting))
 
     @property

@@ -116,7 +116,7 @@ class TokenSampler:
         its row, bool (B,); and the probability of the last eligible id, float32 (B,).
 
         past: each row's earlier ids, for `sampling.filter`. `min_eos_p` is compared with this probability.
-        Suno takes it from the filtered distribution; transformers, and greedy decoding, from the unfiltered
+        Suno takes it from the filtered distribution; transformers, and greedy decoding, from the model's own
         softmax. It is NaN if the logits are not finite.
         """
         if self.sampling.filter is not None:

@@ -49,8 +49,7 @@ class LSTM(nn.LSTM):
         return self.go_on(x, None)[0]
 
     def go_on(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Continue from the state after an earlier part of the signal; return the output and the new
-        state."""
+        """Continue from the state after an earlier part; return the output and the new state."""
         x = rearrange(x, "B C T -> T B C")
         y, state = super().forward(x, state)
         return rearrange(y + x, "T B C -> B C T"), state

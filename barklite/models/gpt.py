@@ -32,8 +32,8 @@ class KVCache:
         return max(self.lengths, default=0)
 
     def grow(self, T: int) -> tuple[Tensor, int]:
-        """Add T positions to every row. Return their indices, (T,) if all rows have the same length, else (B,
-        1); and S, the number of positions to read.
+        """Add T positions to every row. Return their indices, (T,) for rows of one length, else (B, 1), and
+        S, the number of positions to read.
         """
         S = self.length + T
         assert self.keys.shape[3] >= S, f"a cache of {self.keys.shape[3]} positions cannot hold {S}"
@@ -179,7 +179,7 @@ class GPT(nn.Module):
         x = x + self.wpe(index if positions is None else positions)
 
         causal = mask is None and S == T > 1 and index.ndim == 1
-        if not causal and (T > 1 or index.ndim == 2):  # a single new query attends to every key
+        if not causal and (T > 1 or index.ndim == 2):  # else a single new query attends to every key
             order = torch.arange(S, device=x.device) <= index[..., None]  # (T, S) or (B, 1, S)
             order = order if index.ndim == 1 else order[:, None]  # (B, 1, 1, S)
             mask = order if mask is None else order & mask
