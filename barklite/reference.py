@@ -1,9 +1,9 @@
 """Bark in one file: text -> semantic tokens -> coarse codes -> fine codes -> audio. Start reading here.
 
-This is the algorithm, for one text, in plain loops. `barklite.decode` runs the same steps for many texts at
-once and faster; tests hold its tokens to the ones made here. The models are in `barklite.models`; filters
-and noise are in `barklite.decode.sampling`, which also knows where the rules of Suno's package and of
-transformers differ. `t` is a TokenConfig: ids, windows and rates (numbers in comments are Suno's).
+This is the whole algorithm for one text, in plain loops. `barklite.decode` runs the same steps faster, for
+many texts at once; tests check that its tokens equal these. The models are in `barklite.models`. Filters and
+noise are in `barklite.decode.sampling`, which also implements the differences between Suno's package and
+transformers. `t` is a TokenConfig: ids, windows and rates (comments give Suno's numbers).
 
 Axes: B batch (always 1 here), T positions or frames, K codebooks, D width, V vocabulary.
 """
@@ -29,7 +29,7 @@ def generate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Speak one text: semantic tokens (N,), codes (K, T), both int64, and audio, float32 (samples,).
 
-    The arguments are those of `Bark.generate`, and so are the tokens. Specification: SPEC.md.
+    Takes the arguments of `Bark.generate` and gives the same tokens. Specification: SPEC.md.
     """
     config, t, voice = bark.settings(config), bark.config.tokens, bark.find_voice(voice)
     generator = torch.Generator(bark.device).manual_seed(seed)
@@ -78,23 +78,23 @@ def semantic_to_coarse(model, semantic, voice, config, t, generator):
     device, samplers = model.wpe.weight.device, coarse_samplers(model.config.output_vocab_size, config, t)
     past_semantic, ids = trim_history(voice, config, t)
     source, first, steps = past_semantic + semantic.tolist(), len(ids), t.coarse_steps(len(semantic))
-    for done in range(0, steps, t.coarse_window):  # every 60 tokens the window slides and is read anew
+    for done in range(0, steps, t.coarse_window):  # the window slides every 60 tokens and is recomputed
         view = coarse_view(len(past_semantic), done, len(ids), config, t)
-        given = torch.tensor([coarse_prompt(source, ids, view, t)], device=device)
-        cache = model.new_cache(1, given.shape[1] + t.coarse_window)
+        inputs = torch.tensor([coarse_prompt(source, ids, view, t)], device=device)
+        cache = model.new_cache(1, inputs.shape[1] + t.coarse_window)
         for i in range(min(t.coarse_window, steps - done)):
             sampler = samplers[i % t.n_coarse]  # the codebooks take turns
-            logits, _ = model(given, cache=cache, last=True, vocab=sampler.vocab)
+            logits, _ = model(inputs, cache=cache, last=True, vocab=sampler.vocab)
             token, *_ = sampler(logits[:, -1], sampler.noise(1, generator), [ids[first:]])
             ids.append(int(token))
-            given = token[:, None]
+            inputs = token[:, None]
     return coarse_codes(torch.tensor(ids[first:], dtype=torch.long, device=device), t)
 
 
 def coarse_view(n_past, done, n_ids, config, t):
-    """Where the semantic and the coarse history of the next window begin, as the limits on both allow.
+    """First semantic token and first coarse id that the next window reads, within the history limits.
 
-    n_past: semantic tokens of the voice; done: coarse tokens made so far; n_ids: those and the voice's.
+    n_past: semantic tokens of the voice; done: coarse tokens generated; n_ids: `done` plus the voice's.
     """
     now = n_past + round(done / t.coarse_per_semantic)  # the semantic token being spoken; ties to even
     behind = math.floor(config.max_coarse_history / t.coarse_per_semantic)
@@ -102,14 +102,14 @@ def coarse_view(n_past, done, n_ids, config, t):
 
 
 def coarse_prompt(source, ids, view, t):
-    """[256 semantic tokens, padded][infer][up to 630 coarse ids], from where `view` begins."""
+    """[256 semantic tokens, padded][infer][up to 630 coarse ids], starting at `view`."""
     window = source[view[0] : view[0] + t.n_coarse_semantic]
     padding = [t.coarse_pad] * (t.n_coarse_semantic - len(window))
     return [*window, *padding, t.coarse_infer, *ids[view[1] :]]
 
 
 def trim_history(voice, config, t):
-    """The end of a voice: semantic tokens, and interleaved coarse ids of the same time, less one frame."""
+    """The end of a voice: semantic tokens, and interleaved coarse ids of the same span minus one frame."""
     if voice is None:
         return [], []
     R, n_semantic, n_frames = t.coarse_per_semantic, len(voice.semantic), voice.coarse.shape[1]
@@ -122,7 +122,7 @@ def trim_history(voice, config, t):
 
 
 def coarse_codes(ids, t):
-    """The coarse model's ids (steps,) -> codes (K, T): codebook k has the ids from 10000 + 1024 k on."""
+    """The coarse model's ids (steps,) -> codes (K, T): the ids of codebook k start at 10000 + 1024 k."""
     return rearrange((ids - t.semantic_vocab_size) % t.codebook_size, "(T K) -> K T", K=t.n_coarse)
 
 
@@ -145,7 +145,7 @@ def coarse_to_fine(model, coarse, voice, config, t, generator):
 
 
 def fine_canvas(coarse, voice, t):
-    """Codes (8, history + T, at least a window), 1024 where they are unknown; and the history's length."""
+    """Codes (8, history + T, at least one window), 1024 where unknown; and the history's length in frames."""
     past = np.empty((t.n_codebooks, 0), np.int64) if voice is None else voice.fine[:, -t.max_fine_history :]
     n_past, T = past.shape[1], coarse.shape[1]
     shape = t.n_codebooks, max(n_past + T, t.fine_window)

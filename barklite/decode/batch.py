@@ -1,6 +1,6 @@
-"""Many rows of a stage at once: `BatchDecoder` for the causal models, `synthesize` for the codec.
+"""Batched decoding of a stage: `BatchDecoder` for the causal models, `synthesize` for the codec.
 
-What a row gets does not depend on its neighbours: it has its own position, noise and end.
+A row's result does not depend on its neighbours: each row has its own position, noise and end.
 """
 
 import time
@@ -16,14 +16,14 @@ from .engine import PLAIN, Engine, drop_row, engine_of
 from .sampling import TokenSampler
 from .stages import CoarseStage, FineSequence, FineStage, SemanticStage, Sequence, not_finite
 
-PREFIX_FRAMES = 7  # from so many frames on, audio does not depend on the frames that follow (spec 6.2)
+PREFIX_FRAMES = 7  # with at least this many frames, audio does not depend on later frames (spec 6.2)
 
 
 class BatchDecoder:
-    """Decodes the sequences of a stage in lockstep. One that ends makes room for the next.
+    """Decodes the sequences of a stage in lockstep. When one ends, its row is free for the next.
 
-    Sequence i is row i of the cache. All rows are always at the same codebook, because prompts and ends fall
-    on whole frames.
+    Sequence i is row i of the cache. All rows are always at the same codebook, because prompts and sequence
+    ends align to whole frames.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BatchDecoder:
         engine: Engine = PLAIN,
         on_tokens: Callable[[int], object] = lambda n: None,
     ):
-        """size: the most rows at a time. on_tokens: is told how many tokens were made."""
+        """size: maximum number of rows. on_tokens: called with the number of new tokens."""
         self.stage, self.size, self.on_tokens = stage, size, on_tokens
         self.engine = engine_of(stage.model, engine)
         self.cache = self.engine.new_cache(stage.model, size, stage.max_length)
@@ -41,7 +41,7 @@ class BatchDecoder:
 
     @property
     def free(self) -> int:
-        """How many sequences can be added now."""
+        """Number of free rows."""
         return self.size - len(self.sequences)
 
     def add(self, sequence: Sequence) -> None:
@@ -60,43 +60,47 @@ class BatchDecoder:
         self.engine.release(self.stage.model, self.cache)
 
     def step(self) -> list[Sequence]:
-        """Read the prompts that are due, decode one chunk of tokens; return the sequences that are done."""
+        """Prefill pending prompts and decode one chunk of tokens; return the finished sequences."""
         start, rows = time.perf_counter(), self.sequences
-        for one in rows:
-            if one.remaining == 0:  # nothing to decode
-                self.remove(one)
-                return [one]
+        for sequence in rows:
+            if sequence.remaining == 0:  # nothing to decode
+                self.remove(sequence)
+                return [sequence]
         with torch.no_grad():
             self._prefill()
             samplers = self._samplers()
-            ids = torch.tensor([one.last for one in rows], device=self.cache.keys.device)
+            ids = torch.tensor([sequence.last for sequence in rows], device=self.cache.keys.device)
             noise = self._noise(samplers)
-            past = [one.tokens for one in rows] if samplers[0].sampling.filter else ()
-            made = self.engine.decode(self.stage.model, ids, self.cache, samplers, noise, past)
-            made = [each.T.tolist() for each in made]  # rows of (n,)
-        for one in rows:
-            one.seconds += (time.perf_counter() - start) / len(rows)
-        done = [one for one, *taken in zip(list(rows), *made, strict=True) if self._take(one, *taken)]
-        for one in done:
-            self.remove(one)
+            past = [sequence.tokens for sequence in rows] if samplers[0].sampling.filter else ()
+            outputs = self.engine.decode(self.stage.model, ids, self.cache, samplers, noise, past)
+            outputs = [each.T.tolist() for each in outputs]  # rows of (n,)
+        for sequence in rows:
+            sequence.seconds += (time.perf_counter() - start) / len(rows)
+        done = [
+            sequence
+            for sequence, *taken in zip(list(rows), *outputs, strict=True)
+            if self._take(sequence, *taken)
+        ]
+        for sequence in done:
+            self.remove(sequence)
         return done
 
     def run(self, sequences: Iterable[Sequence]) -> list[Sequence]:
-        """Decode all of `sequences`, as many at a time as there are rows; return them as they end."""
+        """Decode all `sequences`, up to `size` at a time; return them in the order in which they finish."""
         waiting, done = iter(sequences), []
         while True:
-            while self.free and (one := next(waiting, None)) is not None:
-                self.add(one)
+            while self.free and (sequence := next(waiting, None)) is not None:
+                self.add(sequence)
             if not self.sequences:
                 return done
             done += self.step()
 
     def _prefill(self) -> None:
-        """Read prompts; those of one length are read together."""
+        """Prefill pending prompts; prompts of the same length share a forward pass."""
         groups: dict[tuple, list[int]] = {}
-        for row, one in enumerate(self.sequences):
-            if one.prompt is not None:
-                groups.setdefault(tuple(one.prompt.shape), []).append(row)
+        for row, sequence in enumerate(self.sequences):
+            if sequence.prompt is not None:
+                groups.setdefault(tuple(sequence.prompt.shape), []).append(row)
         for rows in groups.values():
             prompts = torch.stack([self.sequences[row].prompt for row in rows])
             self.engine.prefill(self.stage.model, prompts.to(self.cache.keys.device), self.cache, rows)
@@ -104,10 +108,10 @@ class BatchDecoder:
                 self.sequences[row].prompt = None
 
     def _samplers(self) -> list[TokenSampler]:
-        """Those of the next chunk: whole frames, no more than any row still wants."""
+        """Samplers of the next chunk: whole frames, at most the smallest `remaining` of all rows."""
         samplers = self.stage.samplers
         n = max(self.engine.chunk, len(samplers))
-        n = min(n - n % len(samplers), *(one.remaining for one in self.sequences))
+        n = min(n - n % len(samplers), *(sequence.remaining for sequence in self.sequences))
         return (samplers * n)[:n]
 
     def _noise(self, samplers: list[TokenSampler]) -> Tensor | None:
@@ -115,22 +119,22 @@ class BatchDecoder:
         n, sampler = len(samplers), samplers[0]
         if sampler.sampling.temperature == 0:
             return None
-        noise = [one.noise.take(n, sampler.noise_width) for one in self.sequences]
+        noise = [sequence.noise.take(n, sampler.noise_width) for sequence in self.sequences]
         return torch.stack(noise, 1)
 
-    def _take(self, one: Sequence, ids: list[int], ended: list[bool], last_p: list[float]) -> bool:
-        """Give a row its tokens up to its end; whether the row is done."""
+    def _take(self, sequence: Sequence, ids: list[int], ended: list[bool], last_p: list[float]) -> bool:
+        """Append a row's tokens up to its end; return whether the row is finished."""
         n = ended.index(True) + 1 if True in ended else len(ids)
         if any(p != p for p in last_p[:n]):  # NaN
-            one.error = not_finite(self.stage.name, self.cache.keys.dtype)
+            sequence.error = not_finite(self.stage.name, self.cache.keys.dtype)
             return True
-        one.tokens += ids[:n]
-        one.eos_p += last_p[:n]
-        one.last, one.remaining, one.ended = ids[n - 1], one.remaining - n, ended[n - 1]
+        sequence.tokens += ids[:n]
+        sequence.eos_p += last_p[:n]
+        sequence.last, sequence.remaining, sequence.ended = ids[n - 1], sequence.remaining - n, ended[n - 1]
         self.on_tokens(n)
         if n < len(ids):
-            one.noise.rewind(n, self.stage.samplers[0].noise_width)
-        return one.ended or (one.remaining == 0 and not self.stage.advance(one))
+            sequence.noise.rewind(n, self.stage.samplers[0].noise_width)
+        return sequence.ended or (sequence.remaining == 0 and not self.stage.advance(sequence))
 
 
 @torch.no_grad()
@@ -141,25 +145,26 @@ def run_stage(
     engine: Engine = PLAIN,
     report: Callable[[int], object] = lambda n: None,
 ) -> list[Sequence | FineSequence]:
-    """Run a stage on rows (what `start` takes: input, voice, generator): the finished sequences, in order.
+    """Run a stage on rows (input, voice, generator), the arguments of `start`; return the finished sequences
+    in input order.
 
-    size: rows at a time. report: is told of tokens or passes as they are made. The first row that failed
-    raises its error. `stage.result` turns a sequence into the stage's result.
+    size: rows at a time. report: called with the number of new tokens or passes. Raises the error of the
+    first row that failed. `stage.result` turns a sequence into the stage's result.
     """
     if isinstance(stage, FineStage):
         groups = [rows[i : i + size] for i in range(0, len(rows), size)]
         done = [stage.run([stage.start(*row) for row in group], engine, report) for group in groups]
-        done = [one for group in done for one in group]
+        done = [sequence for group in done for sequence in group]
     else:
         decoder = BatchDecoder(stage, size, engine, report)
         try:
             done = decoder.run(stage.start(*row, i) for i, row in enumerate(rows))
         finally:
             decoder.close()
-        done.sort(key=lambda one: one.key)
-    for one in done:
-        if one.error is not None:
-            raise one.error
+        done.sort(key=lambda sequence: sequence.key)
+    for sequence in done:
+        if sequence.error is not None:
+            raise sequence.error
     return done
 
 

@@ -1,4 +1,4 @@
-"""How tokens are computed. `Engine` runs the plain modules and is the oracle; `speed` has faster ones.
+"""Engines compute the tokens. `Engine` runs the plain modules; `speed` has faster engines, tested against it.
 
 Axes: B rows, T positions, D width, V vocabulary, K codebooks.
 """
@@ -20,11 +20,12 @@ class Engine:
     chunk = 1  # steps between two checks for the end of a row
 
     def supports(self, model: nn.Module) -> bool:
-        """Whether this engine computes what the model's own forward does. If not, the plain one runs it."""
+        """Whether this engine gives the same results as the model's own forward. If not, `PLAIN` runs the
+        model."""
         return True
 
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
-        """A cache with room for `rows` rows of up to `max_length` positions, none of them in use yet."""
+        """An empty cache with room for `rows` rows of up to `max_length` positions."""
         cache = model.new_cache(rows, max_length)
         cache.lengths = []
         return cache
@@ -33,7 +34,7 @@ class Engine:
         """Called when a cache is no longer needed."""
 
     def cache_bytes(self, model: GPT, max_length: int) -> int:
-        """Bytes that one row of a cache takes."""
+        """Bytes of one cache row."""
         itemsize = 4 if model.wpe.weight.device.type == "cpu" else model.wpe.weight.itemsize
         return 2 * model.config.n_layer * model.config.n_embd * max_length * itemsize
 
@@ -41,8 +42,8 @@ class Engine:
         """Fill `rows` of the cache with prompts of one length, ids (B, T) or embeddings (B, T, D)."""
         B, T = prompts.shape[:2]
         filled = model.new_cache(B, T)
-        given = {"ids" if prompts.ndim == 2 else "embeds": prompts}
-        model(**given, cache=filled, last=True, vocab=slice(0, 1))  # nobody reads these logits
+        inputs = {"ids" if prompts.ndim == 2 else "embeds": prompts}
+        model(**inputs, cache=filled, last=True, vocab=slice(0, 1))  # the logits are not used
         for i, row in enumerate(rows):
             put_row(cache, row, filled, i)
 
@@ -56,19 +57,19 @@ class Engine:
         past: Sequence[list[int]] = (),
         forward: Callable | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step a sampler from the newest ids (B,) on: ids, ended and last_p of `TokenSampler`, (n, B).
+        """Decode one step per sampler, starting from the newest ids (B,): ids, ended and last_p, each (n, B).
 
-        noise: (n, B, noise_width). past: each row's earlier ids, where a sampler has a filter. forward:
-        what computes the logits (B, 1, V); the model if None.
+        noise: (n, B, noise_width). past: each row's earlier ids, needed only by a sampler with a filter.
+        forward: computes the logits (B, 1, V); None is the model.
         """
-        made = []
+        outputs = []
         for i, sampler in enumerate(samplers):
             logits, _ = (forward or model)(ids[:, None], cache=cache, last=True, vocab=sampler.vocab)
             step = sampler(logits[:, -1], None if noise is None else noise[i], past)
             ids = step[0]
             past = [[*earlier, int(new)] for earlier, new in zip(past, ids, strict=True)] if past else past
-            made.append(step)
-        return tuple(map(torch.stack, zip(*made, strict=True)))
+            outputs.append(step)
+        return tuple(map(torch.stack, zip(*outputs, strict=True)))
 
     def fine_logits(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
         """Logits (B, rows, V) of a codebook for codes (B, K, T)."""
@@ -83,7 +84,7 @@ PLAIN = Engine()
 
 
 def engine_of(model: nn.Module, engine: Engine) -> Engine:
-    """`engine`, or the plain one if the model has forward hooks or is not one that the engine supports."""
+    """`engine`, or `PLAIN` if the model has forward hooks or the engine does not support it."""
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     return engine if engine.supports(model) and not hooked else PLAIN
 

@@ -1,4 +1,4 @@
-"""Texts on their way through the four stages, many at a time."""
+"""Runs many texts through the four stages at the same time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +43,7 @@ class RequestState:
 
 
 class ProgressBars:
-    """A progress bar a stage on stderr. shown: None only on a terminal."""
+    """One progress bar per stage, on stderr. shown: None shows them only on a terminal."""
 
     def __init__(self, shown: bool | None = False):
         self.hidden = None if shown is None else not shown
@@ -60,7 +60,7 @@ class ProgressBars:
             bar.close()
 
     def expect(self, stage: str, n: int) -> None:
-        """n steps more (or, negative, fewer) than were known."""
+        """Add n steps to the expected total; n may be negative."""
         from tqdm import tqdm
 
         if stage not in self.bars:
@@ -74,9 +74,9 @@ class ProgressBars:
 class Pipeline:
     """Runs requests through the stages: `submit` any time, `step` while `busy`.
 
-    At most `size` requests are in each causal stage at a time, and as one leaves, the next enters. A step
-    decodes one chunk of one stage, the semantic one first, until the coarse one is full: so both run with as
-    many rows as there are. Use it in a `with` statement, which returns the caches to the engine.
+    Each causal stage holds at most `size` requests; when one leaves, the next enters. A step decodes one
+    chunk of one stage: the semantic stage until the coarse stage is full, so that both run with large
+    batches. Use it in a `with` statement, which returns the caches to the engine.
     """
 
     def __init__(
@@ -94,9 +94,10 @@ class Pipeline:
         audio: bool = True,
     ):
         """resident: gives a stage's model, on its device within a `with` statement. size: rows at a time.
-        fine_batch_size: clips that the fine model and the codec wait for. stage_major: finish a stage's rows
-        before the next stage begins, so that models move seldom. retries: how often a text that reaches the
-        length limit, or gives nothing, is tried with another seed. audio: False stops at codes.
+        fine_batch_size: clips per batch of the fine model and the codec. stage_major: finish a stage's rows
+        before the next stage begins, so that models move to the device less often. retries: how often to
+        retry, with another seed, a text that reaches the length limit or gives no tokens. audio: False stops
+        at codes.
         """
         self.resident, self.engine, self.config, self.tokens = resident, engine, config, tokens
         self.size, self.fine_batch_size, self.stage_major = size, fine_batch_size, stage_major
@@ -118,11 +119,11 @@ class Pipeline:
         self.bars.close()
 
     def submit(self, state: RequestState) -> None:
-        """Queue a request. One that has an error comes back from the next step as it is."""
+        """Queue a request. A request that already has an error is returned by a later step unchanged."""
         self.waiting["semantic"].append(state)
 
     def cancel(self, state: RequestState) -> None:
-        """Forget a request, wherever it is; its row is free at once."""
+        """Remove a request from its queue or batch; its row is free at once."""
         for waiting in self.waiting.values():
             if state in waiting:
                 waiting.remove(state)
@@ -132,7 +133,7 @@ class Pipeline:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is on its way."""
+        """Whether any stage has requests."""
         return any(map(self._count, self.waiting))
 
     @property
@@ -205,7 +206,7 @@ class Pipeline:
         return failed
 
     def _pass_on(self, name: str, sequence: Sequence, decoder: BatchDecoder) -> list[RequestState]:
-        """Store what a stage made and queue the request for the next one; return it if it failed."""
+        """Store a stage's result and queue the request for the next stage; return it if it failed."""
         state = sequence.key
         state.timings[name] = state.timings.get(name, 0.0) + sequence.seconds
         state.error = sequence.error
@@ -217,7 +218,7 @@ class Pipeline:
             self.waiting["fine"].append(state)
             return []
         (state.semantic, state.finish_reason), state.eos_p = result, sequence.eos_p
-        self.bars.expect(name, len(sequence.tokens) - decoder.stage.limit)  # those that are not needed
+        self.bars.expect(name, len(sequence.tokens) - decoder.stage.limit)  # steps not needed
         if state.attempt < self.retries and (state.finish_reason != "eos" or len(state.semantic) == 0):
             state.attempt += 1
             state.seed = sampling.derived_seed(state.seed, "again")

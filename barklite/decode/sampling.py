@@ -1,7 +1,7 @@
-"""Logits and noise to tokens. Nothing else in barklite draws random numbers.
+"""Sampling: logits and noise to tokens. All noise of generation is drawn here.
 
 A token is argmax(p / e), where e is exponential noise from its row's own generator. `torch.multinomial(p, 1)`
-samples the same way (spec 8.2), so a seed gives the tokens of a system that is built on it.
+samples the same way (spec 8.2), so a seed gives the same tokens as systems that use it.
 Axes: B rows, V eligible ids.
 """
 
@@ -28,7 +28,7 @@ def check_seed(seed: int) -> int:
 
 
 def new_seed() -> int:
-    """A seed from the operating system's entropy; no generator of PyTorch's is touched."""
+    """A seed from the operating system's entropy; PyTorch's generators are not used."""
     return secrets.randbelow(MAX_SEED + 1)
 
 
@@ -49,11 +49,11 @@ def exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 class NoiseSource:
-    """A row's noise in one stage, handed out for a chunk of draws at a time.
+    """A row's noise in one stage, drawn in chunks.
 
-    On a CPU n draws at once equal n single ones, and `rewind` gives the unused ones back. On other devices
-    they do not: there a stage has a generator of its own, seeded by the row's, and draws blocks of one size.
-    Either way a row's noise does not depend on the chunks, which its neighbours decide.
+    On a CPU, n draws at once equal n single draws, and `rewind` undoes the unused ones. On other devices they
+    differ: there each stage has its own generator, seeded from the row's, and draws blocks of a fixed size.
+    Either way a row's noise does not depend on the chunk size, which depends on its neighbours.
     """
 
     block = 32
@@ -78,7 +78,7 @@ class NoiseSource:
         return taken
 
     def rewind(self, used: int, width: int) -> None:
-        """Of the last chunk only `used` draws were needed: put the generator behind those."""
+        """Rewind the generator to just after the first `used` draws of the last chunk."""
         if self.state is not None:
             self.generator.set_state(self.state)
             exponential((used, width), self.generator)
@@ -86,7 +86,7 @@ class NoiseSource:
 
 @dataclass(frozen=True)
 class TokenSampler:
-    """How logits become a token: which ids are eligible, how one is drawn, and what ends the sequence.
+    """Turns logits into a token: the eligible ids, how one is drawn, and when the sequence ends.
 
     It never waits for the device, so it can be part of a CUDA graph.
     """
@@ -95,7 +95,7 @@ class TokenSampler:
     stop: int
     sampling: SamplingConfig
     rules: str
-    noise_width: int  # variates a draw: Suno draws one an eligible id, transformers one an id (D33)
+    noise_width: int  # variates a draw: Suno: one per eligible id; transformers: one per id (D33)
     ends: bool = False  # whether the last eligible id is the end of the sequence
     min_eos_p: float | None = None
 
@@ -115,9 +115,9 @@ class TokenSampler:
         """Logits of the eligible ids (B, V) and noise (B, noise_width) -> ids, int64 (B,); whether each ends
         its row, bool (B,); and the probability of the last eligible id, float32 (B,).
 
-        past: each row's earlier ids, for `sampling.filter`. The probability is the one that `min_eos_p` is
-        compared with: Suno's of the distribution that is drawn from, transformers' (and the greedy one) of
-        the model's own. It is NaN if the logits are not finite.
+        past: each row's earlier ids, for `sampling.filter`. `min_eos_p` is compared with this probability.
+        Suno takes it from the filtered distribution; transformers, and greedy decoding, from the model's own
+        softmax. It is NaN if the logits are not finite.
         """
         if self.sampling.filter is not None:
             seen = [
@@ -148,9 +148,9 @@ def semantic_sampler(vocab_size: int, config: GenerationConfig, tokens: TokenCon
 
 
 def coarse_samplers(vocab_size: int, config: GenerationConfig, tokens: TokenConfig) -> list[TokenSampler]:
-    """One sampler a codebook, which allows that codebook's codes (spec 4.2).
+    """One sampler per codebook; it allows only that codebook's codes (spec 4.2).
 
-    By transformers' rules the last one also allows the ids behind the codes (D17).
+    With transformers' rules, the last sampler also allows the ids after the codes (D17).
     """
     samplers = []
     for k in range(tokens.n_coarse):
@@ -206,8 +206,8 @@ def _top_p_suno(logits: Tensor, p: float | None) -> Tensor:
 
 
 def _cumulative(ordered: Tensor) -> Tensor:
-    """Running sums of the softmax; on the CPU as numpy adds them, in float32, which decides who is in the
-    nucleus.
+    """Running sums of the softmax; on the CPU added by numpy in float32, as Suno does, because rounding
+    decides which ids are in the nucleus.
     """
     if ordered.device.type != "cpu":
         return ordered.softmax(-1).cumsum(-1)

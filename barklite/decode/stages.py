@@ -1,7 +1,7 @@
-"""The three token stages for many rows. Each row is exact: it gets what `barklite.reference` gives it alone.
+"""The three token stages for many rows. Each row gets the same tokens as from `barklite.reference` alone.
 
-A stage holds a model, the settings and the ids. `SemanticStage` and `CoarseStage` make a `Sequence` a row,
-which `batch.BatchDecoder` decodes; `FineStage.run` fills the codebooks of many rows together.
+A stage holds a model, the settings and the ids. `SemanticStage` and `CoarseStage` make one `Sequence` per
+row, which `batch.BatchDecoder` decodes; `FineStage.run` fills the codebooks of many rows together.
 Axes: K codebooks, T positions or frames, N semantic tokens, D width, V vocabulary.
 """
 
@@ -30,14 +30,14 @@ class Sequence:
 
     key: Any
     noise: NoiseSource
-    prompt: Tensor | None = None  # to be read next, ids (T,) or embeddings (T, D); None: go on
+    prompt: Tensor | None = None  # to prefill, ids (T,) or embeddings (T, D); None: nothing to prefill
     last: int = 0  # the newest id, which follows the prompt
-    remaining: int = 0  # tokens until the stage is asked how to go on
+    remaining: int = 0  # tokens until `advance` is called
     tokens: list[int] = field(default_factory=list)
     eos_p: list[float] = field(default_factory=list)  # probability of the end at each step
     ended: bool = False  # by the end token, which is in `tokens`, or by min_eos_p
     error: Exception | None = None
-    seconds: float = 0.0  # its share of the time in which it ran with others
+    seconds: float = 0.0  # its share of the batch's time
 
 
 class SemanticStage:
@@ -62,11 +62,11 @@ class SemanticStage:
         return Sequence(key, NoiseSource(generator), embeds, t.semantic_infer, self.limit)
 
     def work(self, ids: list[int], voice: "Voice | None") -> int:
-        """Tokens that a row takes at most."""
+        """Maximum number of tokens of a row."""
         return self.limit
 
     def advance(self, sequence: Sequence) -> bool:
-        """Whether there is more to do after the tokens that were asked for."""
+        """Always False: the semantic stage has a single window."""
         return False
 
     def result(self, sequence: Sequence) -> tuple[Tensor, str]:
@@ -79,7 +79,7 @@ class SemanticStage:
 
 @dataclass(eq=False)
 class CoarseSequence(Sequence):
-    """A row in the coarse stage: what its windows are cut from."""
+    """State of one row in the coarse stage, with the tokens its windows are cut from."""
 
     source: list[int] = field(default_factory=list)  # semantic tokens, the voice's first
     past: list[int] = field(default_factory=list)  # coarse ids of the voice
@@ -91,8 +91,8 @@ class CoarseSequence(Sequence):
 class CoarseStage:
     """Semantic tokens -> codes of the first codebooks (spec 4.2).
 
-    reuse_cache: go on without reading a prompt again while neither history slides (without a voice, for the
-    first 4.4 seconds); False reads one every window, as both reference systems do.
+    reuse_cache: keep the KV cache while neither history slides (without a voice, the first 4.4 seconds);
+    False prefills every window, as both reference systems do.
     """
 
     name = "coarse"
@@ -120,11 +120,11 @@ class CoarseStage:
         return sequence
 
     def work(self, semantic: Tensor, voice: "Voice | None") -> int:
-        """Tokens that a row takes."""
+        """Number of tokens of a row."""
         return self.tokens.coarse_steps(len(semantic))
 
     def advance(self, sequence: CoarseSequence) -> bool:
-        """Set up the next window; False if all is done."""
+        """Set up the next window; False if there is none."""
         t, done = self.tokens, len(sequence.tokens)
         sequence.remaining = min(t.coarse_window, sequence.steps - done)
         if sequence.remaining == 0:
@@ -193,45 +193,47 @@ class FineStage:
     ) -> list[FineSequence]:
         """Fill all codebooks, window by window; rows that are at the same window share a forward pass.
 
-        on_pass: is told after each pass how many rows it was for.
+        on_pass: called after each pass with its number of rows.
         """
         sequences, t, engine = list(sequences), self.tokens, engine_of(self.model, engine)
-        for i in range(max((len(one.windows) for one in sequences), default=0)):
-            for k in range(min(one.n_given for one in sequences), t.n_codebooks):
-                group = [one for one in sequences if i < len(one.windows) and one.n_given <= k]
-                group = [one for one in group if one.error is None]
+        for i in range(max((len(sequence.windows) for sequence in sequences), default=0)):
+            for k in range(min(sequence.n_given for sequence in sequences), t.n_codebooks):
+                group = [
+                    sequence for sequence in sequences if i < len(sequence.windows) and sequence.n_given <= k
+                ]
+                group = [sequence for sequence in group if sequence.error is None]
                 if group:
                     start = time.perf_counter()
                     self._fill(group, i, k, engine)
                     on_pass(len(group))
-                    for one in group:
-                        one.seconds += (time.perf_counter() - start) / len(group)
+                    for sequence in group:
+                        sequence.seconds += (time.perf_counter() - start) / len(group)
         return sequences
 
     def _fill(self, group: list[FineSequence], i: int, k: int, engine: Engine) -> None:
         """Predict codebook k in window i of each row, from its first new frame on."""
         t, sampling, W = self.tokens, self.config.fine, self.tokens.fine_window
-        windows = [one.codes[:, one.windows[i][0] :][:, :W] for one in group]  # views
-        rows = [self._rows(one, i, k) for one in group]
+        windows = [sequence.codes[:, sequence.windows[i][0] :][:, :W] for sequence in group]  # views
+        rows = [self._rows(sequence, i, k) for sequence in group]
         span = slice(min(start for start, _ in rows), max(stop for _, stop in rows))
         vocab = slice(0, t.codebook_size)
         logits = engine.fine_logits(self.model, k, torch.stack(windows), span, vocab)  # (B, span, V)
-        for one, window, (start, stop), row in zip(group, windows, rows, logits, strict=True):
+        for sequence, window, (start, stop), row in zip(group, windows, rows, logits, strict=True):
             row = row[start - span.start : stop - span.start]
-            if k == one.n_given and not bool(row.isfinite().all()):
-                one.error = not_finite(self.name, row.dtype)
+            if k == sequence.n_given and not bool(row.isfinite().all()):
+                sequence.error = not_finite(self.name, row.dtype)
                 continue
             noise = None
-            if sampling.temperature != 0:  # drawn down to the window's end, read or not
-                noise = exponential((W - start, t.codebook_size), one.generator)[: stop - start]
+            if sampling.temperature != 0:  # drawn to the window's end, used or not
+                noise = exponential((W - start, t.codebook_size), sequence.generator)[: stop - start]
             window[k, start:stop] = draw(probabilities(row, sampling), noise)
 
-    def _rows(self, one: FineSequence, i: int, k: int) -> tuple[int, int]:
-        """First and last frame of window i that codebook k is predicted for."""
-        t, (start, fill) = self.tokens, one.windows[i]
+    def _rows(self, sequence: FineSequence, i: int, k: int) -> tuple[int, int]:
+        """Frames start .. stop - 1 of window i to predict for codebook k."""
+        t, (start, fill) = self.tokens, sequence.windows[i]
         stop = t.fine_window
         if k == t.n_codebooks - 1:  # no later codebook reads the padding frames
-            stop = min(stop, one.n_past + one.n_frames - start)
+            stop = min(stop, sequence.n_past + sequence.n_frames - start)
         return fill - start, stop
 
 

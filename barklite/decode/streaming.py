@@ -24,22 +24,22 @@ def in_order(
     voice: "Voice | None",
     voice_of: Callable[[RequestState], "Voice"],
 ) -> Iterator[RequestState]:
-    """Sentences 0 .. n - 1, finished, in their order. An error of one is raised.
+    """Sentences 0 .. n - 1, finished, in their order. Raises the first error.
 
-    start: makes a sentence's request. The first sentence goes alone, to be heard soon. Without a `voice` the
-    others speak in that of the first clip that is long enough to have one.
+    start: makes a sentence's request. The first sentence runs alone, for low latency. Without a `voice`, the
+    others use the voice of the first clip that is long enough to give one.
     """
     done, given = 0, voice is not None
     while done < n and (done == 0 or voice is None):
-        (one,) = alone.run([start(done, voice)])
-        yield _checked(one)
+        (state,) = alone.run([start(done, voice)])
+        yield _checked(state)
         done += 1
         if not given:
             with contextlib.suppress(ValueError):  # too short to be a voice
-                voice = voice_of(one)
+                voice = voice_of(state)
     early: dict[int, RequestState] = {}  # finished before their turn
-    for one in together.run(start(i, voice) for i in range(done, n)):
-        early[one.index] = _checked(one)
+    for state in together.run(start(i, voice) for i in range(done, n)):
+        early[state.index] = _checked(state)
         while done in early:
             yield early.pop(done)
             done += 1
@@ -68,10 +68,10 @@ def with_progress(
 
 @torch.no_grad()
 def decode_in_pieces(codec: Codec, codes: Tensor, frames: int) -> Iterator[Tensor]:
-    """Codes (k, T) -> audio, in pieces of `frames` frames; joined, they are what `decode` gives.
+    """Codes (k, T) -> audio, in pieces of `frames` frames; joined, they equal the output of `decode`.
 
-    But for the reflection at the start, which wants 7 frames, every layer looks back only: the first
-    convolution 6 frames, the LSTM at all, and the rest, whose rate grows by each ratio, less than `behind`.
+    Except for the reflection at the start, which needs 7 frames, every layer is causal. The first convolution
+    looks back 6 frames, the LSTM over the whole past, and the other layers fewer than `behind` frames.
     """
     assert frames >= PREFIX_FRAMES
     convolution, lstm, *rest = codec.decoder

@@ -1,8 +1,7 @@
-"""EnCodec at 24 kHz (Défossez et al., 2022; spec 6), written for inference: weight norm is folded at
-conversion.
+"""EnCodec at 24 kHz (Défossez et al., 2022; spec 6), with weight norm folded at conversion.
 
-A frame is 320 samples. Everything is causal but for the reflection at the start, so that from the 7th frame
-on the audio of the first n frames does not depend on later ones. Axes: B batch, K codebooks, T frames or
+A frame is 320 samples. Everything is causal except the reflection at the start: for n >= 7, the audio of the
+first n frames does not depend on later frames. Axes: B batch, K codebooks, T frames or
 samples, C channels.
 """
 
@@ -23,7 +22,7 @@ class Conv(nn.Conv1d):
 
 
 class ConvTranspose(nn.ConvTranspose1d):
-    """The inverse of a strided `Conv`: T -> T * stride; what the last window makes beyond that is cut."""
+    """The inverse of a strided `Conv`: T -> T * stride; output beyond that is cut."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[..., : x.shape[-1] * self.stride[0]]
@@ -50,7 +49,7 @@ class LSTM(nn.LSTM):
         return self.go_on(x, None)[0]
 
     def go_on(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """From the state that an earlier part of the signal left: the result, and the state after it."""
+        """Continue from the state after an earlier part; return the output and the new state."""
         x = rearrange(x, "B C T -> T B C")
         y, state = super().forward(x, state)
         return rearrange(y + x, "T B C -> B C T"), state
@@ -78,7 +77,7 @@ def encoder(config: CodecConfig) -> nn.Sequential:
 
 
 class Codec(nn.Module):
-    """Codes to sound; and, where the checkpoint holds the encoder, sound to codes."""
+    """Codes to audio; with the checkpoint's encoder also audio to codes."""
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -126,7 +125,7 @@ class Codec(nn.Module):
 
 
 def _reflect(x: Tensor, left: int, right: int) -> Tensor:
-    """Reflect-pad the last axis; a signal too short to be reflected is lengthened by zeros first."""
+    """Reflect-pad the last axis; a signal too short to reflect is first extended with zeros."""
     lack = max(left, right) - x.shape[-1] + 1
     if lack <= 0:
         return F.pad(x, (left, right), mode="reflect") if left or right else x

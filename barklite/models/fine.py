@@ -1,4 +1,4 @@
-"""The fine model: bidirectional, one codebook at a time, from all codebooks up to that one (spec 3.5)."""
+"""The fine model: bidirectional; predicts codebook k from codebooks 0 to k (spec 3.5)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from .gpt import Block, Embedding, cross_entropy
 
 
 class FineGPT(nn.Module):
-    """Predicts codebook k of a whole window; the table that embeds it is also its head."""
+    """Predicts codebook k of a whole window; embedding and head share one table."""
 
     def __init__(self, config: FineConfig):
         super().__init__()
@@ -34,8 +34,8 @@ class FineGPT(nn.Module):
         """Logits (B, T, V) of `codebook`, 1 to K-1, for the frames in `rows`; and the loss if `targets` are
         given.
 
-        codes: int64 (B, K, T), of which codebooks 0 .. `codebook` are read, that one's own content included
-        (1024 where it is not known yet). embeds: (B, T, D) instead, already summed. mask: bool, broadcastable
+        codes: int64 (B, K, T); codebooks 0 to `codebook` are read, `codebook` included (1024 where unknown).
+        embeds: (B, T, D) instead, already summed. mask: bool, broadcastable
         to (B, H, T, T), True where attention is allowed. targets: int64 (B, T) of this codebook, -100 for
         none. Raises ValueError for codebook 0 or beyond the last, neither or both inputs, and too many
         frames.

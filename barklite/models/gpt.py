@@ -14,8 +14,8 @@ from ..config import GPTConfig
 class KVCache:
     """Keys and values of every layer, written in place; row b has `lengths[b]` positions filled.
 
-    The rows in use are the first `len(lengths)` of the storage. Rows of different lengths grow together by
-    one position each.
+    The first `len(lengths)` rows of the storage are in use. Rows of different lengths grow together, one
+    position at a time.
     """
 
     def __init__(self, config: GPTConfig, rows: int, max_length: int, device=None, dtype=None):
@@ -23,17 +23,17 @@ class KVCache:
         # Zeros: masked positions are still read, and 0 times NaN is NaN. Pages never written take no memory.
         self.keys, self.values = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, max_length, d)
         self.lengths = [0] * rows
-        self.stale = [0] * rows  # of each row of the storage: where values of an earlier user may end
+        self.stale = [0] * rows  # per storage row: end of leftovers from an earlier sequence
         self.positions = torch.empty(0, dtype=torch.long)  # of the newest keys, (T,) or (B, 1)
 
     @property
     def length(self) -> int:
-        """Positions that the longest row has filled."""
+        """Number of filled positions in the longest row."""
         return max(self.lengths, default=0)
 
     def grow(self, T: int) -> tuple[Tensor, int]:
-        """Make room for T positions more in every row: their indices, (T,) for rows of one length, else
-        (B, 1); and S, how many positions are read from now on.
+        """Add T positions to every row. Return their indices, (T,) for rows of one length, else (B, 1), and
+        S, the number of positions to read.
         """
         S = self.length + T
         assert self.keys.shape[3] >= S, f"a cache of {self.keys.shape[3]} positions cannot hold {S}"
@@ -48,7 +48,7 @@ class KVCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values (B, H, T, d) at `positions`; return all, (B, H, S, d).
 
-        Gradients reach the new ones; those of earlier calls are constants.
+        Gradients flow to the new ones; earlier ones are constants.
         """
         B, T, S = len(self.lengths), k.shape[2], self.length
         for stored, new in ((self.keys[layer, :B], k.detach()), (self.values[layer, :B], v.detach())):
@@ -64,9 +64,7 @@ class KVCache:
 
 
 class Embedding(nn.Embedding):
-    """PyTorch's, but for its initial values: a plain `normal_`, on the meta device, would make PyTorch import
-    its compiler, a second that every loading of a checkpoint would pay.
-    """
+    """Not initialised by `normal_`: on the meta device it imports the compiler, a second per load."""
 
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.weight, std=0.02)
@@ -78,7 +76,7 @@ class Embedding(nn.Embedding):
 
 class Head(nn.Linear):
     def forward(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
-        """Logits of the ids in `vocab` only: nobody reads the others."""
+        """Logits of the ids in `vocab` only."""
         return F.linear(x, self.weight[vocab])
 
 
@@ -99,7 +97,8 @@ class Attention(nn.Module):
         return self.c_proj(rearrange(y, "B H T d -> B T (H d)"))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """A query is the last key that `mask` allows it; without a mask the T queries are the last keys."""
+        """With a mask, each query is at its last allowed key; without one, the T queries are the last T
+        keys."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
@@ -126,7 +125,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, mask=None, causal=False, cache: KVCache | None = None, layer=0, rows=slice(None)
     ) -> Tensor:
-        """rows: the positions whose result is wanted, and that `mask` is for; all are attended to."""
+        """rows: positions to compute; `mask` covers only these as queries. All positions are keys."""
         x = x[:, rows] + self.attn(self.ln_1(x), mask, causal, cache, layer, rows)
         return x + self.mlp(self.ln_2(x))
 
@@ -163,11 +162,11 @@ class GPT(nn.Module):
         """Logits (B, T, V), or (B, 1, V) with `last`, in the parameters' dtype; and the loss if `targets` are
         given.
 
-        ids: int64 (B, T), or embeds: (B, T, D) without positions. positions: int64 (T,) or (B, T); they
-        follow the cache otherwise. mask: bool, broadcastable to (B, H, T, S), True where attention is
-        allowed, within the causal order. cache: is written to and grows by T; None computes every position
-        anew. targets: int64 (B, T), -100 where there is none, for a mean cross entropy. vocab: the ids whose
-        logits are wanted. Spec 3.2 to 3.4. Raises ValueError for neither or both inputs, and for more than
+        ids: int64 (B, T), or embeds: (B, T, D) without positions. positions: int64 (T,) or (B, T); default:
+        continue after the cache. mask: bool, broadcastable to (B, H, T, S), True where attention is
+        allowed, within the causal order. cache: extended by T positions in place; None computes all
+        positions. targets: int64 (B, T), -100 where there is none, for a mean cross entropy. vocab: ids to
+        compute logits for. Spec 3.2 to 3.4. Raises ValueError for neither or both inputs, and for more than
         `block_size` positions.
         """
         if (ids is None) == (embeds is None):
@@ -180,13 +179,13 @@ class GPT(nn.Module):
         x = x + self.wpe(index if positions is None else positions)
 
         causal = mask is None and S == T > 1 and index.ndim == 1
-        if not causal and (T > 1 or index.ndim == 2):  # else a lone newest query attends to every key
+        if not causal and (T > 1 or index.ndim == 2):  # else a single new query attends to every key
             order = torch.arange(S, device=x.device) <= index[..., None]  # (T, S) or (B, 1, S)
             order = order if index.ndim == 1 else order[:, None]  # (B, 1, 1, S)
             mask = order if mask is None else order & mask
         for layer, block in enumerate(self.h[:-1]):
             x = block(x, mask, causal, cache, layer)
-        if last and T > 1:  # in generation nobody reads the other positions: the last block skips them
+        if last and T > 1:  # generation needs only the last position: the last block skips the others
             causal, mask = False, None if mask is None else mask[..., -1:, :]
         rows = slice(-1 if last else None, None)
         x = self.h[-1](x, mask, causal, cache, len(self.h) - 1, rows)
