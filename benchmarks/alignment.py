@@ -21,11 +21,10 @@ from scipy.signal import stft
 
 from barklite import Bark
 from barklite.analysis.align import align, typed, warp
-from barklite.training.recipe import SPEAKERS
-from barklite.training.speech import Speaker, espeak, speak
 from barklite.training.texts import HELD_OUT
 from barklite.validation import pick_device
 
+from .espeak import SPEAKERS, Speaker, espeak, speak
 from .intelligibility import BATCH, sentences
 from .jobs import note, rounded
 from .report import table
