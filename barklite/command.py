@@ -11,6 +11,8 @@ from typing import NoReturn, TextIO
 
 from .config import Options
 
+NAME = 5000  # characters of a file's name that are shown; no system has longer ones
+
 
 class Parser(argparse.ArgumentParser):
     """Options are given in full, and wrong usage gets one line, whatever was typed."""
@@ -112,7 +114,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
         if error.filename:
-            text = f"{_visible(str(error.filename))}: {text}"
+            text = f"{_visible(str(error.filename)):.{NAME}}: {text}"
         elif isinstance(error, FileNotFoundError) and not _here():
             text = "the working directory is gone: change to another one"
     return _visible(" ".join(text.split()))

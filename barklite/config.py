@@ -138,15 +138,19 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not (_number(self.temperature) and (self.temperature == 0 or self.temperature >= 1e-6)):
-            raise ValueError(f"temperature is {self.temperature!r}; it must be 0 (greedy) or at least 1e-6")
+            raise ValueError(
+                f"temperature is {self.temperature!r:.99}; it must be 0 (greedy) or at least 1e-6"
+            )
         if self.top_k is not None and not (_whole(self.top_k) and self.top_k >= 1):
             raise ValueError(
-                f"top_k is {self.top_k!r}; it must be a whole number of at least 1, or None for all"
+                f"top_k is {self.top_k!r:.99}; it must be a whole number of at least 1, or None for all"
             )
         if self.top_p is not None and not (_number(self.top_p) and 0 < self.top_p <= 1):
-            raise ValueError(f"top_p is {self.top_p!r}; it must lie in (0, 1], or be None for all")
+            raise ValueError(f"top_p is {self.top_p!r:.99}; it must lie in (0, 1], or be None for all")
         if self.filter is not None and not callable(self.filter):
-            raise ValueError(f"filter is {self.filter!r}; it must be a function of logits and past, or None")
+            raise ValueError(
+                f"filter is {self.filter!r:.99}; it must be a function of logits and past, or None"
+            )
 
 
 @dataclass(frozen=True)
@@ -180,19 +184,21 @@ class GenerationConfig:
         if self.fine.filter is not None:
             raise ValueError("a filter is for the semantic and coarse stages: the fine stage has none")
         if self.min_eos_p is not None and not (_number(self.min_eos_p) and 0 < self.min_eos_p <= 1):
-            raise ValueError(f"min_eos_p is {self.min_eos_p!r}; it must lie in (0, 1], or be None")
+            raise ValueError(f"min_eos_p is {self.min_eos_p!r:.99}; it must lie in (0, 1], or be None")
         if not (_whole(self.max_semantic_tokens) and self.max_semantic_tokens >= 1):
-            raise ValueError(f"max_semantic_tokens is {self.max_semantic_tokens!r}; it must be 1 or more")
+            raise ValueError(f"max_semantic_tokens is {self.max_semantic_tokens!r:.99}; it must be 1 or more")
         if self.max_seconds is not None and not (_number(self.max_seconds) and self.max_seconds >= 0):
-            raise ValueError(f"max_seconds is {self.max_seconds!r}; it must be a number of seconds, or None")
+            raise ValueError(
+                f"max_seconds is {self.max_seconds!r:.99}; it must be a number of seconds, or None"
+            )
         if not (_whole(self.max_coarse_history) and self.max_coarse_history >= 1):
             raise ValueError(
-                f"max_coarse_history is {self.max_coarse_history!r}; it must be a whole number of tokens"
+                f"max_coarse_history is {self.max_coarse_history!r:.99}; it must be a whole number of tokens"
             )
         if not isinstance(self.truncate, bool):
-            raise ValueError(f"truncate is {self.truncate!r}; it must be True or False")
+            raise ValueError(f"truncate is {self.truncate!r:.99}; it must be True or False")
         if self.rules not in RULES:
-            raise ValueError(f"rules is {self.rules!r}; choose one of {', '.join(RULES)}")
+            raise ValueError(f"rules is {self.rules!r:.99}; choose one of {', '.join(RULES)}")
 
     @classmethod
     def transformers(cls, **changes) -> "GenerationConfig":
@@ -238,7 +244,7 @@ class Options:
         """An instance with the entries of `given`; TypeError for one that is not among `names`."""
         allowed = names or tuple(field.name for field in dataclasses.fields(cls))
         if unknown := [name for name in given if name not in allowed]:
-            raise TypeError(f"unknown option {unknown[0]!r}; there are {', '.join(allowed)}")
+            raise TypeError(f"unknown option {unknown[0]!r:.99}; there are {', '.join(allowed)}")
         return cls(**given)
 
 
@@ -278,13 +284,13 @@ class RunOptions(Options):
 
     def __post_init__(self) -> None:
         if not _whole(self.retries) or self.retries < 0:
-            raise ValueError(f"retries is {self.retries!r}; it must be a whole number from 0 on")
+            raise ValueError(f"retries is {self.retries!r:.99}; it must be a whole number from 0 on")
         if self.batch_size is not None and not (_whole(self.batch_size) and self.batch_size >= 1):
-            raise ValueError(f"batch_size is {self.batch_size!r}; it must be a whole number from 1 on")
+            raise ValueError(f"batch_size is {self.batch_size!r:.99}; it must be a whole number from 1 on")
         for name in ("pause", "piece"):
             seconds = getattr(self, name)
             if not _number(seconds) or not 0 <= seconds <= 3600:
-                raise ValueError(f"{name} is {seconds!r}; it must be a number of seconds")
+                raise ValueError(f"{name} is {seconds!r:.99}; it must be a number of seconds")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from .config import BarkConfig
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LONGEST = 500  # characters of an error: a file may quote more of itself than anybody reads
 Rows = Sequence[Tensor | np.ndarray]
 
 
@@ -36,8 +37,9 @@ def shortened(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What a longer message of PyTorch's begins with; its class where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """What a longer message begins with, at most `LONGEST` characters; its class where it has none."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def one_a_row(given: Sequence | None, n: int, what: str) -> list:

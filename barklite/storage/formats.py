@@ -4,6 +4,7 @@ Opening one reads its configuration and maps its files: no weights are read, and
 """
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from weights_convert import encodec, huggingface, suno
 
 from ..config import BarkConfig, TokenConfig
 from ..text.tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
+from ..validation import first_line, shortened
 from . import atomic, voices
 from .home import BUILT_IN
 from .pickles import read_pickle
@@ -58,17 +60,19 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
     FileNotFoundError or ValueError naming the file that is missing or wrong.
     """
     path = Path(path)
-    atomic.recover(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not a directory")
     with _blaming(path):
+        atomic.recover(path)
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is not a directory")
         if (path / "config.json").is_file():
             kind = read_json(path / "config.json").get("model_type")
             if kind == "barklite":
                 return _open_native(path, encoder)
             if kind == "bark":
                 return _open_huggingface(path, encoder)
-            raise ValueError(f"{path / 'config.json'}: model_type is {kind!r}, neither 'barklite' nor 'bark'")
+            raise ValueError(
+                f"{path / 'config.json'}: model_type is {kind!r:.99}, neither 'barklite' nor 'bark'"
+            )
         if any((path / name).is_file() for names in SUNO_FILES.values() for name in names):
             return _open_suno(path, encoder)
     raise FileNotFoundError(
@@ -92,12 +96,17 @@ def _blaming(path: Path) -> Iterator[None]:
     """Whatever goes wrong inside becomes a ValueError that names `path`."""
     try:
         yield
-    except (OSError, MemoryError):
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{shortened(str(path))}: a file's name is too long") from None
+        raise
+    except MemoryError:
         raise
     except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        reason = first_line(error)
+        raise ValueError(reason if str(path) in reason else f"{path}: {reason}") from None
     except Exception as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
 
 
 def is_native(path: str | os.PathLike) -> bool:
@@ -120,7 +129,7 @@ def _open_native(path: Path, encoder: bool) -> Checkpoint:
     with _blaming(path / "config.json"):
         config = BarkConfig.from_dict(read_json(path / "config.json"))
         if config.tokenizer not in KINDS:
-            raise ValueError(f"tokenizer is {config.tokenizer!r}, not one of {', '.join(KINDS)}")
+            raise ValueError(f"tokenizer is {config.tokenizer!r:.99}, not one of {', '.join(KINDS)}")
     if encoder and not config.codec.encoder:
         raise ValueError(f"{path} has no encoder of the codec: convert the original again, with --encoder")
     kind = KINDS[config.tokenizer]
@@ -262,7 +271,7 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_JSON else None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON: {first_line(error)}") from None
     except RecursionError:
         raise ValueError(f"{path} is not JSON of ours: too many brackets") from None
     if not isinstance(content, dict):
@@ -308,7 +317,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # SafetensorError, or that of a dtype which this PyTorch does not have
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+        raise ValueError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
 
 
 def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -300,9 +300,6 @@ def _reason(error: Exception, token: str | bool | None) -> str:
     for secret in (token, os.environ.get("HF_TOKEN")):
         line = line.replace(secret, "***") if secret and isinstance(secret, str) else line
     return re.sub(r"hf_\w+|(?<=Bearer )[^'\"]+|(?<=://)[^/\s@]+(?=@)", "***", line)
-    return (
-        line if isinstance(error, (ValueError, OSError)) and "onnect" not in line else f"no network ({line})"
-    )
 
 
 def find(name: str, revision: str | None, local_files_only: bool, encoder: bool = False):

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..validation import first_line
+
 MAX_PROGRAM = 2**26  # bytes of the pickle, which has no weights in it; Suno's have half a million
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 DTYPES = {
@@ -92,7 +94,8 @@ def read_pickle(path: Path) -> dict:
                 raise ValueError(
                     f"{path} is in the format of PyTorch before 1.6: write it again, with torch.save"
                 ) from None
-            reason = error if isinstance(error, (ValueError, zipfile.BadZipFile)) else type(error).__name__
+            known = isinstance(error, (ValueError, zipfile.BadZipFile))
+            reason = first_line(error) if known else type(error).__name__
             raise ValueError(f"{path} is not a whole PyTorch file: {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, not a dict of tensors")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import TokenConfig
+from ..validation import first_line
 
 ARRAYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
 MAX_BYTES = 2**24  # an array; the longest of a released voice has 70 kB
@@ -34,9 +35,9 @@ def read_npz(path: str | os.PathLike | bytes, names: Sequence[str] = ARRAYS) -> 
     except MemoryError:
         raise
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {first_line(error)}") from None
     except Exception as error:  # zipfile and its decompressors raise some ten classes for broken data
-        raise ValueError(f"{path} is not a whole .npz file: {error}") from None
+        raise ValueError(f"{path} is not a whole .npz file: {first_line(error)}") from None
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
@@ -75,11 +76,11 @@ def _array(data: bytes, label: str) -> np.ndarray:
         }[version]
         shape, fortran, dtype = read_header(file)
     except Exception as error:  # numpy parses the header as Python: any of the parser's errors comes through
-        raise ValueError(f"{label} is not an array: {error}") from None
+        raise ValueError(f"{label} is not an array: {first_line(error)}") from None
     if dtype.hasobject:
         raise ValueError(f"{label} holds pickled Python objects, which are never loaded")
     if dtype.kind not in "biuf":
-        raise ValueError(f"{label} holds {dtype}, and not numbers")
+        raise ValueError(f"{label} holds {dtype!s:.99}, and not numbers")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise ValueError(f"{label} is cut short or too long: its header announces shape {shape} of {dtype}")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")

@@ -27,7 +27,7 @@ from barklite.training import codec as codec_training
 from barklite.training import loop, prepare, steps, tokens
 from barklite.validation import mono
 from tests import builders, sounds
-from weights_convert import huggingface
+from weights_convert import encodec, huggingface
 
 from . import mutations as m
 from .harness import Door, Wrong
@@ -104,12 +104,12 @@ def _huggingface(folder: Path, weights: str) -> None:
     """A published directory of MICRO, of which generation_config.json gives all ids."""
     bark, path = micro(), folder / "m"
     path.mkdir()
-    state = {
-        **huggingface.export_gpt(bark.semantic.state_dict(), MICRO.semantic, "semantic"),
-        **huggingface.export_gpt(bark.coarse.state_dict(), MICRO.coarse, "coarse"),
-        **huggingface.export_fine(bark.fine.state_dict()),
-        **huggingface.export_codec(bark.codec.state_dict(), MICRO.codec),
-    }
+    state = {}
+    for name in ("semantic", "coarse", "fine"):
+        named = getattr(bark, name).state_dict().items()
+        state |= {huggingface.PREFIXES[name] + huggingface.theirs(key): tensor for key, tensor in named}
+    codec = encodec.export(bark.codec.state_dict(), MICRO.codec).items()
+    state |= {huggingface.PREFIXES["codec"] + key: tensor for key, tensor in codec}
     state = {key: tensor.detach().clone() for key, tensor in state.items()}
     if weights == "bin":
         torch.save(state, path / "pytorch_model.bin")

@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from barklite import Bark, corpus
+from barklite import Bark, GenerationConfig, SamplingConfig, corpus
 from barklite.__main__ import main
 from barklite.command import sentence
+from barklite.storage import voices
+from barklite.storage.formats import _read_safetensors, open_checkpoint
 from barklite.training import codec, data, loop, prepare, steps
 from barklite.training.__main__ import main as train
 from tests import sounds
@@ -459,3 +461,65 @@ def test_memory_that_is_not_there(monkeypatch, capsys):
     monkeypatch.setattr("barklite.training.steps.export", large)
     assert train(["export", "--out", "d"]) == 1
     assert capsys.readouterr().err == "barklite.training: not enough memory for this\n"
+
+
+# --- messages that a file makes as long as it likes ---------------------------------------------------------
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize("given", [{"temperature": LONG}, {"top_k": LONG}, {"top_p": LONG}, {"filter": LONG}])
+def test_settings_are_not_quoted_whole(given):
+    with pytest.raises(ValueError, match=r"must") as error:
+        SamplingConfig(**given)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["min_eos_p", "max_seconds", "max_semantic_tokens", "rules", "truncate"])
+def test_generation_settings_are_not_quoted_whole(name):
+    with pytest.raises(ValueError, match=rf"{name} is 'xxx") as error:
+        GenerationConfig(**{name: LONG})
+    assert len(str(error.value)) < 300
+
+
+def long_kind(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": LONG}))
+
+
+def long_weights(folder):
+    doors.DOORS["bin"].make(folder)
+    (folder / "pytorch_model.bin").unlink()
+    name = json.dumps({"weight_map": {"a": LONG}})
+    (folder / "pytorch_model.bin.index.json").write_text(name)
+
+
+@pytest.mark.parametrize("make", [long_kind, long_weights])
+def test_a_checkpoint_is_not_quoted_whole(make, tmp_path):
+    folder = tmp_path / "long"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(ValueError, match=r"long") as error:
+        Bark.from_pretrained(next(iter(p.parent for p in folder.rglob("config.json"))), device="cpu")
+    assert len(str(error.value)) < 1000
+
+
+def test_a_name_that_is_too_long():
+    with pytest.raises(ValueError, match=r"a file's name is too long") as error:
+        open_checkpoint(LONG)
+    assert len(str(error.value)) < 300
+
+
+def test_the_header_of_an_array_is_not_quoted_whole(tmp_path):
+    header = ("{" + LONG[:60_000]).encode()
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ValueError, match=r"a.npy is not an array") as error:
+        voices.read_npy(tmp_path / "a.npy")
+    assert len(str(error.value)) < 1000
+
+
+def test_safetensors_own_words_are_cut(tmp_path):
+    header = json.dumps({"a": {"dtype": LONG, "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    with pytest.raises(ValueError, match=r"is not a whole safetensors file") as error:
+        _read_safetensors(tmp_path / "a.safetensors")
+    assert len(str(error.value)) < 1000
