@@ -305,7 +305,7 @@ def test_a_read_only_directory(tmp_path):
         parent.chmod(0o755)
     code = f"""
 import os
-from barklite import atomic
+from barklite.storage import atomic
 if os.getuid() == 0:
     os.seteuid(65534)
 for call in (atomic.check_writable, lambda path: atomic.write_bytes(path, b"x")):

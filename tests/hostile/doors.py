@@ -402,7 +402,9 @@ def _training(folder: Path) -> None:
     sounds.prepared(folder / "d", 5)
     config = replace(sounds.config(width=4), codec=replace(sounds.config().codec, encoder=True))
     prepare.write_config(folder / "d", config)
-    codec_training.write_quantizer(folder / "d" / "quantizer", codec_training.ResidualQuantizer(4, 8, 8))
+    codec_training.write_quantizer(
+        folder / "d" / "quantizer", codec_training.ResidualQuantizer(4, 8, config.codec.dimension)
+    )
     for name in ("semantic", "coarse", "fine", "decoder", "encoder"):
         run = steps.run_of(folder / "d", name, SETTINGS, CPU)
         run.step = 2
