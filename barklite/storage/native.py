@@ -39,6 +39,7 @@ def compiled(
     others wait. ValueError, in words, where this machine cannot.
     """
     key, folder = _key(module, example, code), _packages()
+    atomic.sweep(os.path.abspath(folder))
     for shared in (True, False):  # loading is everybody's at a time
         with atomic.lock(folder / "lock", "compile", shared):
             if run := _kept(folder, key):
