@@ -25,6 +25,7 @@ from .decode.batch import PREFIX_FRAMES, run_stage, synthesize
 from .decode.engine import PLAIN, Engine
 from .decode.pipeline import Pipeline, ProgressBars, RequestState
 from .decode.stages import CoarseStage, FineStage, SemanticStage
+from .messages import shortened
 from .models.codec import Codec
 from .models.fine import FineGPT
 from .models.gpt import GPT
@@ -41,7 +42,6 @@ from .validation import (
     one_a_row,
     pick_device,
     pick_dtype,
-    shortened,
     token_rows,
     tokens_to_score,
 )

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .config import BarkConfig
+from .messages import first_line, shortened
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LONGEST = 500  # characters of an error: a file may quote more of itself than anybody reads
 Rows = Sequence[Tensor | np.ndarray]
 
 
@@ -29,17 +29,6 @@ def check_text(text: str) -> None:
             raise ValueError(f"the text {shortened(text)} has {kind} at position {i}: it is not valid text")
     if not text.strip():
         raise ValueError("the text is empty: there is nothing to speak")
-
-
-def shortened(text: str) -> str:
-    """A text as an error message quotes it."""
-    return ascii(text) if len(text) <= 40 else f"{ascii(text[:37])[:-1]}...'"
-
-
-def first_line(error: Exception) -> str:
-    """What a longer message begins with, at most `LONGEST` characters; its class where it has none."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def one_a_row(given: Sequence | None, n: int, what: str) -> list:

@@ -10,14 +10,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # The rooms of the house, from the ground up, and the rooms that each may import beside itself.
-MODELS = {"config", "models"}
+MODELS = {"config", "messages", "models"}
 DECODE = {*MODELS, "text", "decode", "validation", "reference"}
 FILES_ = {*MODELS, "text", "validation", "weights_convert", "storage"}
 DOOR = {*DECODE, *FILES_, "speed", "voice", "clip", "bark", "reference"}
 ABOVE = {*DOOR, "analysis", "inspect", "barklite"}
 ROOMS = {
     "config": set(),
-    "validation": {"config"},
+    "messages": set(),
+    "validation": {"config", "messages"},
     "weights_convert": {"config"},
     "models": {"config"},
     "text": {"config"},

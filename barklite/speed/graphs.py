@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..config import SamplingConfig
 from ..decode.engine import Engine
 from ..decode.sampling import TokenSampler
+from ..messages import first_line
 from ..models.codec import Codec
 from ..models.fine import FineGPT
 from ..models.gpt import GPT, KVCache
-from ..validation import first_line
 
 
 class StepBuffers:

@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import BarkConfig
+from ..messages import first_line
 from ..models.codec import Codec
 from ..models.fine import FineGPT
 from ..models.gpt import GPT
 from ..text.tokenizer import KINDS, Tokenizer
-from ..validation import DTYPES, first_line
+from ..validation import DTYPES
 from . import atomic, home
 from .formats import Checkpoint, is_native, open_checkpoint, round_rows
 from .voices import npz

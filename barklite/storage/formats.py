@@ -19,8 +19,8 @@ from torch import Tensor
 from weights_convert import encodec, huggingface, suno
 
 from ..config import BarkConfig, TokenConfig
+from ..messages import first_line, shortened
 from ..text.tokenizer import KINDS, Tokenizer, WordPiece, check_vocabulary
-from ..validation import first_line, shortened
 from . import atomic, voices
 from .home import BUILT_IN
 from .pickles import read_pickle

@@ -21,7 +21,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from ..validation import first_line
+from ..messages import first_line
 from . import atomic
 from .home import cache_directory, private
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..validation import first_line
+from ..messages import first_line
 
 MAX_PROGRAM = 2**26  # bytes of the pickle, which has no weights in it; Suno's have half a million
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

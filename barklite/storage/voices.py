@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import TokenConfig
-from ..validation import first_line
+from ..messages import first_line
 
 ARRAYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
 MAX_BYTES = 2**24  # an array; the longest of a released voice has 70 kB

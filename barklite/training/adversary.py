@@ -14,7 +14,7 @@ from .loop import Settings
 
 WINDOWS = (1024, 512, 256)  # of the spectra, a part of the network each: harmonics, and pulses
 CHANNELS = 16
-LR = 3e-4
+LR = 1e-4  # lower than the decoder's: one that wins teaches it nothing
 
 
 class Part(nn.Module):
@@ -60,6 +60,8 @@ class Adversary:
     def load_state_dict(self, state: dict) -> None:
         self.parts.load_state_dict(state["parts"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = LR  # today's, not the one that the run began with
 
     def learn(self, audio: Tensor, target: Tensor) -> Tensor:
         """One step: the hinge loss on the decoder's `audio` and the recorded `target`, (B, samples) each."""

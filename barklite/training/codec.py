@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..config import BarkConfig, CodecConfig
+from ..messages import first_line
 from ..models.codec import Codec
 from ..storage.atomic import write_bytes
 from ..storage.checkpoint import check_tensors
-from ..validation import first_line
 from .adversary import Adversary
 from .data import Corpus
 from .loop import Loss, Machine, Run, Settings
@@ -34,9 +34,9 @@ from .spectrum import N_PITCH, PARTS, latents, spectral_loss
 FILE = "quantizer.safetensors"
 LEARNED = 1500  # recordings, at most, that the quantiser learns from
 FRAMES = 40  # of a training example of the decoder and the encoder
-WAVEFORM = 4.0  # weight of the waveform's distance beside the spectral loss
-ALONE = 2500  # steps of the decoder before there is an adversary
-FOOLED, FEATURES = 0.1, 1.0  # weights of its two losses
+WAVEFORM = 4.0  # weight of the waveform's distance beside the spectral loss, before there is an adversary
+ALONE = 2500  # steps of the decoder before there is one
+SPECTRAL, FOOLED, FEATURES = 3.0, 0.1, 0.5  # weights once there is one: of the spectral loss, and of its two
 JUDGED = 20  # frames of half the examples that it sees
 
 
@@ -170,14 +170,14 @@ def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: Resid
         audio, target = example(model, "train", rng, run.settings.batch_size, K)
         spectral = spectral_loss(audio, target, codec.sample_rate)
         waveform = F.l1_loss(audio, target)
-        value, numbers = spectral + WAVEFORM * waveform, {"spectral": spectral, "waveform": waveform}
+        numbers = {"spectral": spectral, "waveform": waveform}
         if run.step < ALONE:
-            return value, numbers
+            return spectral + WAVEFORM * waveform, numbers
         start, n = int(rng.integers(FRAMES - JUDGED + 1)) * codec.hop, -(-len(audio) // 2)
         ours, wanted = (x[:n, start : start + JUDGED * codec.hop] for x in (audio, target))
         caught = adversary.learn(ours, wanted)
         fooled, features = adversary.losses(ours, wanted)
-        value = value + FOOLED * fooled + FEATURES * features
+        value = SPECTRAL * spectral + FOOLED * fooled + FEATURES * features
         return value, {**numbers, "adversary": caught, "fooled": fooled, "features": features}
 
     def validate(model: nn.Module) -> dict[str, float]:

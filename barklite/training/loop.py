@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..messages import first_line
 from ..storage.atomic import write_bytes, writing
 from ..storage.checkpoint import check_tensors
 from ..storage.pickles import read_pickle
-from ..validation import first_line, pick_device
+from ..validation import pick_device
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and what is worth logging
 
