@@ -108,14 +108,6 @@ def test_muon_takes_the_matrices_within_blocks():
     assert len(alone.param_groups[0]["params"]) == len(names)
 
 
-def test_an_older_pytorch_has_no_muon(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    model = GPT(sounds.config().coarse)
-    with pytest.raises(ValueError, match=r"Muon needs PyTorch 2.9 .* --muon-lr 0"):
-        loop.optimizers(model, Settings())
-    assert len(loop.optimizers(model, Settings(muon_lr=0))) == 1
-
-
 def test_a_run_learns_logs_and_draws(tmp_path):
     settings = Settings(steps=30, warmup=5, log_every=5, save_every=12)
     run = fresh(tmp_path / "coarse", settings)

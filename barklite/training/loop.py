@@ -109,17 +109,10 @@ def machine(device: str | None, dtype: str | None, compile: bool = False) -> Ite
 
 
 def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices within transformer blocks, AdamW for everything else. ValueError where PyTorch
-    has no Muon yet.
-    """
+    """Muon for the matrices within transformer blocks, AdamW for everything else."""
     hidden = [p for name, p in model.named_parameters() if name.startswith("h.") and p.ndim == 2]
     if not settings.muon_lr or not hidden:
         return [torch.optim.AdamW(model.parameters(), settings.lr, betas=(0.9, 0.95), weight_decay=0.0)]
-    if not hasattr(torch.optim, "Muon"):
-        raise ValueError(
-            f"Muon needs PyTorch 2.9 and this is {torch.__version__}: "
-            "update it, or leave everything to AdamW with --muon-lr 0"
-        )
     inside = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in inside]
     return [
