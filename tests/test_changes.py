@@ -11,7 +11,7 @@ from torch import nn
 from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, reference
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode.engine import PLAIN, Engine
-from barklite.models.gpt import Attention
+from barklite.models.gpt import GPT, MLP, Attention, Head
 from barklite.speed import quantize
 from barklite.speed.compiled import CompiledCPUEngine
 from barklite.speed.graphs import CUDAGraphEngine
@@ -135,7 +135,41 @@ def patched(model: Bark) -> None:
         block.attn.attend = lambda q, k, v, mask, causal: q.roll(1, -1)
 
 
-CHANGES = {"attention": windowed, "adapter": adapted, "method": patched}
+def biased(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        new = nn.Linear(*block.attn.c_proj.weight.shape[::-1])  # with a bias
+        new.weight = block.attn.c_proj.weight
+        nn.init.normal_(new.bias, std=2.0)
+        block.attn.c_proj = new
+
+
+def biased_norms(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        block.ln_1.bias = nn.Parameter(torch.randn_like(block.ln_1.weight))
+
+
+def other_eps(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        block.ln_2.eps = 3.0
+
+
+def fewer_layers(model: Bark) -> None:
+    model.semantic.h, model.coarse.h = model.semantic.h[:1], model.coarse.h[:1]
+
+
+def another_head(model: Bark) -> None:
+    model.semantic.lm_head = Head(*model.semantic.lm_head.weight.shape[::-1], bias=False)
+    nn.init.normal_(model.semantic.lm_head.weight)
+
+
+CHANGES = {
+    "attention": windowed,
+    "adapter": adapted,
+    "method": patched,
+    "bias": biased,
+    "norms": biased_norms,
+}
+CHANGES |= {"bias": biased, "norms": biased_norms, "eps": other_eps, "layers": fewer_layers}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -153,6 +187,40 @@ def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
     assert tokens(model) == by_the_reference(model) != before
 
 
+@pytest.mark.parametrize("owner, name", [(Attention, "attend"), (MLP, "forward"), (GPT, "forward")])
+@pytest.mark.parametrize("kind", ["plain", "graphs", "compiled"])
+def test_a_class_that_was_changed(kind, owner, name, monkeypatch):
+    """Not a module, but what all modules of its kind do."""
+    model, before = bark(), tokens(bark())
+    models = [model.semantic, model.coarse]
+    if kind == "graphs":
+        model.engine = CUDAGraphEngine(models, torch.device("cpu"), lambda function, **_: function)
+    if kind == "compiled":
+        monkeypatch.setattr(CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
+        model.engine = CompiledCPUEngine(models)
+    original = getattr(owner, name)
+
+    def changed(self, *given, **named):
+        if name == "attend":
+            return original(self, given[0].roll(1, -1), *given[1:], **named)
+        result = original(self, *given, **named)
+        return result.roll(1, -1) if owner is MLP else (result[0].roll(1, -1), result[1])
+
+    monkeypatch.setattr(owner, name, changed)
+    assert tokens(model) == by_the_reference(model) != before
+    if owner is not GPT:
+        with pytest.raises(ValueError, match="would be lost"):
+            quantize.shrink(model.semantic, "int8", "cpu")
+
+
+@needs_compiler
+def test_other_heads_and_eps_are_compiled_again():
+    model = bark(compile=True)
+    tokens(model)
+    other_eps(model)
+    assert tokens(model) == by_the_reference(model)
+
+
 @needs_compiler
 def test_an_adapter_under_the_real_compiler():
     model = bark(compile=True)
@@ -160,7 +228,7 @@ def test_an_adapter_under_the_real_compiler():
     assert tokens(model) == by_the_reference(model)
 
 
-@pytest.mark.parametrize("change", [windowed, adapted], ids=["attention", "adapter"])
+@pytest.mark.parametrize("change", [windowed, adapted, patched, biased], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("format", ["int8", "int4"])
 def test_quantizing_refuses_what_it_would_lose(format, change):
     model = bark()
