@@ -181,7 +181,7 @@ def _corpus(options: argparse.Namespace) -> int:
             f"{done.cut} reached the length limit" if done.cut else "",
             f"{done.clipped} had samples clipped to [-1, 1] (--float keeps them)" if done.clipped else "",
         ]
-        made = f"{done.spoken} rows spoken, {done.seconds:.1f} s of sound"
+        made = f"{done.spoken} {'row' if done.spoken == 1 else 'rows'} spoken, {done.seconds:.1f} s of sound"
         say("; ".join([f"{options.output}: {made}", *filter(None, notes)]))
     return 1 if done.failed else 0
 

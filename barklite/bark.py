@@ -180,16 +180,26 @@ class Bark:
         for bit.
 
         FileExistsError if the directory is not empty, unless it is a barklite checkpoint and `force` is set.
-        ValueError for quantized models: they no longer have the weights that a checkpoint holds.
+        ValueError for models that a checkpoint cannot hold: quantized ones, whose weights are gone, and those
+        with other tensors than `config` says, such as adapters.
         """
         if quantizing.is_quantized(self.semantic):
             raise ValueError("quantized weights cannot be saved: save a Bark loaded without quantize")
+        for name in checkpoint.MODELS:
+            state = getattr(self, name).state_dict()
+            expected = checkpoint.blueprint(self.config, name).state_dict()
+            checkpoint.check_tensors(f"the {name} model cannot be saved as a checkpoint", state, expected)
         opened = self._checkpoint
         held = {name: opened.voice(name) for name in opened.voices} if opened else {}
         with checkpoint.new_directory(directory, force) as unfinished:
             for name in checkpoint.MODELS:
                 checkpoint.write_model(unfinished, name, getattr(self, name).state_dict())
             checkpoint.write_rest(unfinished, self.config, self.tokenizer, held)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of the codec's audio."""
+        return getattr(self.codec.config, "sample_rate", self.config.codec.sample_rate)
 
     @property
     def voices(self) -> list[str]:
@@ -342,11 +352,11 @@ class Bark:
         Joined, they are what `stream` gives, to rounding. The arguments are those of `stream`, and
         `RunOptions.piece`.
         """
-        run, codec = RunOptions.of(options), self.config.codec
+        run = RunOptions.of(options)
         silence = self._silence(run.pause)
         if run.piece == 0:
             raise ValueError("piece is 0; it must be a number of seconds")
-        frames = max(PREFIX_FRAMES, round(run.piece * codec.sample_rate / codec.hop))
+        frames = max(PREFIX_FRAMES, round(run.piece * self.sample_rate / self.codec.config.hop))
         return self._pieces(self._sentences(text, voice, seed, config, run, audio=False), frames, silence)
 
     def _pieces(self, spoken, frames: int, silence: np.ndarray) -> Iterator[np.ndarray]:
@@ -382,7 +392,7 @@ class Bark:
         return streaming.with_progress(spoken, [len(piece) for piece, _ in pieces], run.progress)
 
     def _silence(self, seconds: float) -> np.ndarray:
-        return np.zeros(round(seconds * self.config.codec.sample_rate), dtype=np.float32)
+        return np.zeros(round(seconds * self.sample_rate), dtype=np.float32)
 
     # --- requests -------------------------------------------------------------------------------------------
 
@@ -430,7 +440,7 @@ class Bark:
         audio = np.zeros(0, np.float32) if state.audio is None else state.audio.numpy()
         return Clip(
             audio=audio if silence is None else np.concatenate((audio, silence)),
-            sample_rate=self.config.codec.sample_rate,
+            sample_rate=self.sample_rate,
             semantic=state.semantic.cpu().numpy(),
             codes=state.codes.cpu().numpy(),
             text=state.text,
@@ -569,7 +579,7 @@ class Bark:
         Needs the codec's encoder: `from_pretrained(..., encoder=True)`. ValueError without it, or for what is
         no sound.
         """
-        sound = mono(audio, sample_rate, self.config.codec.sample_rate)
+        sound = mono(audio, sample_rate, self.sample_rate)
         with self._resident("codec") as codec:
             weight = codec.codebooks
             given = sound.to(weight.device, weight.dtype)[None]

@@ -244,7 +244,9 @@ class Options:
         """An instance with the entries of `given`; TypeError for one that is not among `names`."""
         allowed = names or tuple(field.name for field in dataclasses.fields(cls))
         if unknown := [name for name in given if name not in allowed]:
-            raise TypeError(f"unknown option {unknown[0]!r:.99}; there are {', '.join(allowed)}")
+            fields = {*GenerationConfig.__dataclass_fields__, *SamplingConfig.__dataclass_fields__}
+            hint = "; it is set by config=GenerationConfig(...)" if unknown[0] in fields else ""
+            raise TypeError(f"unknown option {unknown[0]!r:.99}; there are {', '.join(allowed)}{hint}")
         return cls(**given)
 
 
@@ -333,6 +335,11 @@ class BarkConfig:
             (0 < t.n_coarse < t.n_codebooks, "tokens.n_coarse must lie between 1 and n_codebooks - 1"),
             (t.fine_pad < self.fine.vocab_size, "tokens.fine_pad is outside the fine vocabulary"),
             (t.codebook_size <= t.fine_pad, "tokens.fine_pad is one of the codes"),
+            (
+                not {t.coarse_pad, t.coarse_infer}
+                & {*range(t.semantic_vocab_size, t.semantic_vocab_size + t.n_coarse * t.codebook_size)},
+                "tokens.coarse_pad or coarse_infer is the id of a code",
+            ),
             (t.fine_window <= self.fine.block_size, "tokens.fine_window exceeds fine.block_size"),
             (
                 t.fine_hop + t.max_fine_history <= t.fine_window,

@@ -89,6 +89,20 @@ def test_a_sampler_that_sees_past_tokens(fast, tiny):
     assert rows[0].semantic.tolist() == semantic
 
 
+@pytest.mark.parametrize(
+    "filter, message",
+    [
+        (lambda logits, past: torch.full_like(logits, -torch.inf), "left a row no id"),
+        (lambda logits, past: None, r"shape \(1, \d+\), not NoneType"),
+        (lambda logits, past: logits[:, :-1], r"shape \(1, \d+\), not \(1, \d+\)"),
+    ],
+)
+def test_filters_that_are_wrong(tiny, filter, message):
+    config = replace(SHORT, semantic=SamplingConfig(0.7, filter=filter))
+    with pytest.raises(ValueError, match=f"the filter .*{message}"):
+        tiny.generate("Hello", seed=1, config=config)
+
+
 def test_a_filter_is_not_saved():
     config = replace(BarkConfig.tiny(), generation=GenerationConfig(semantic=SamplingConfig(filter=min_p)))
     assert "filter" not in config.to_dict()["generation"]["semantic"]
@@ -273,6 +287,42 @@ def test_another_codec(tiny):
     model = Bark(tiny.config, tiny.tokenizer, models | {"codec": Ramp(tiny.config.codec)})
     clip = model.generate("Hello", seed=1, config=SHORT)
     assert np.array_equal(clip.audio[:: tiny.config.codec.hop], clip.codes[0].astype(np.float32) / 1024)
+
+
+def test_another_rate_and_no_known_layers(tiny):
+    """A codec of 48 kHz: files and pauses have its rate, and it is streamed whole."""
+
+    class Hum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = replace(tiny.config.codec, sample_rate=48_000, ratios=(8, 5, 4, 6))
+
+        def forward(self, codes):
+            return codes[:, 0].float().repeat_interleave(self.config.hop, -1) / 1024
+
+    models = {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine")}
+    model = Bark(tiny.config, tiny.tokenizer, models | {"codec": Hum()})
+    clips = list(model.stream("One. Two.", seed=1, config=SHORT, pause=0.1))
+    assert {clip.sample_rate for clip in clips} == {48_000}
+    assert len(clips[0].audio) == clips[0].codes.shape[1] * 960 + 4800
+    pieces = list(model.stream_audio("One. Two.", seed=1, config=SHORT, pause=0.1, piece=0.1))
+    assert np.array_equal(np.concatenate(pieces), np.concatenate([clip.audio for clip in clips]))
+    assert len(pieces) > 5
+
+
+def test_what_cannot_be_loaded_is_not_saved(tiny, tmp_path):
+    model = bark()
+    model.semantic.h[0].attn.c_proj = nn.Sequential(model.semantic.h[0].attn.c_proj)
+    with pytest.raises(ValueError, match=r"semantic model cannot be saved .*attn\.c_proj\.weight.* missing"):
+        model.save_pretrained(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_number_of_coarse_codebooks_needs_other_ids():
+    tiny = BarkConfig.tiny()
+    coarse = replace(tiny.coarse, input_vocab_size=14_100, output_vocab_size=14_100)
+    with pytest.raises(ValueError, match="coarse_pad or coarse_infer is the id of a code"):
+        replace(tiny, coarse=coarse, tokens=replace(tiny.tokens, n_coarse=3))
 
 
 def test_an_engine_of_ones_own(tiny):

@@ -63,7 +63,7 @@ class Synthesizer:
         made = self._speak(n, given)
         columns = {
             "audio": pa.array([row["audio"] for row in made], pa.list_(pa.float32())),
-            "sample_rate": pa.array([self._bark.config.codec.sample_rate] * n, pa.int32()),
+            "sample_rate": pa.array([self._bark.sample_rate] * n, pa.int32()),
             "duration": pa.array([row["duration"] for row in made], pa.float64()),
             "finish_reason": pa.array([row["finish_reason"] for row in made], pa.string()),
             "seed": pa.array([row["seed"] for row in made], pa.int64()),

@@ -62,7 +62,7 @@ class Server:
     """What an application keeps: its worker, voices, metrics and clips to be looked at."""
 
     def __init__(self, bark: Bark, settings: Settings):
-        self.settings, self.rate = settings, bark.config.codec.sample_rate
+        self.settings, self.rate = settings, bark.sample_rate
         self.worker = Worker(
             partial(Decoder, bark, settings.config, settings.batch_size), settings.max_requests
         )

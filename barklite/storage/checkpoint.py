@@ -38,7 +38,7 @@ def load_model(
     """One of "semantic", "coarse", "fine", "codec", in eval mode. dtype None keeps the file's."""
     state = checkpoint.state(name)
     check_state(checkpoint, name, state)
-    model = _blueprint(checkpoint.config, name)
+    model = blueprint(checkpoint.config, name)
     state = {key: tensor.to(device, dtype) for key, tensor in state.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
@@ -46,7 +46,7 @@ def load_model(
 
 def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> nn.Module:
     """One model with random weights, on the CPU: signals keep their size on their way through."""
-    model = _blueprint(config, name)
+    model = blueprint(config, name)
     model.to_empty(device="cpu")
     initialise(model, generator)
     return model.eval()
@@ -66,11 +66,11 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None, std: 
 
 def check_state(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor], tick=lambda n: None) -> None:
     """ValueError naming file and key unless `state` has the model's keys, shapes and finite values."""
-    expected = _blueprint(checkpoint.config, name).state_dict()
+    expected = blueprint(checkpoint.config, name).state_dict()
     check_tensors(checkpoint.origin(name), state, expected, tick)
 
 
-def _blueprint(config: BarkConfig, name: str) -> nn.Module:
+def blueprint(config: BarkConfig, name: str) -> nn.Module:
     """A model without memory for its weights. ValueError for sizes that nothing could hold."""
     try:
         with torch.device("meta"):
@@ -80,13 +80,13 @@ def _blueprint(config: BarkConfig, name: str) -> nn.Module:
 
 
 def check_tensors(
-    path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], tick=lambda n: None
+    path: Path | str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], tick=lambda n: None
 ) -> None:
     """ValueError naming `path` and a key unless `state` has the keys and shapes of `expected`, all finite."""
-    for key in expected.keys() - state.keys():
-        raise ValueError(f"{path}: tensor {key!r} is missing")
-    for key in state.keys() - expected.keys():
-        raise ValueError(f"{path}: tensor {key!r} is not part of this model")
+    if missing := [key for key in expected if key not in state]:
+        raise ValueError(f"{path}: tensor {missing[0]!r} is missing")
+    if unknown := [key for key in state if key not in expected]:
+        raise ValueError(f"{path}: tensor {unknown[0]!r} is not part of this model")
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(
@@ -204,4 +204,4 @@ def is_replaceable(path: str | os.PathLike) -> bool:
 
 
 def _n_parameters(name: str, config: BarkConfig) -> int:
-    return sum(tensor.numel() for tensor in _blueprint(config, name).state_dict().values())
+    return sum(tensor.numel() for tensor in blueprint(config, name).state_dict().values())
