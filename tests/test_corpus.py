@@ -106,7 +106,7 @@ def test_a_corpus(command, tiny):
     status, err = command("--voice", "ours.npz", "--seed", 3)
     assert status == 0
     assert err == (
-        "out: 3 rows spoken, 0.9 s of sound; 3 reached the length limit; "
+        "out: 3 rows spoken, 0.9 s of audio; 3 reached the length limit; "
         "3 had samples clipped to [-1, 1] (--float keeps them)\n"
     )
     assert sorted(os.listdir("out")) == ["3.wav", "5.wav", "a.wav", "results.jsonl"]
@@ -153,7 +153,7 @@ def test_a_second_start_speaks_only_what_is_not_done(command, monkeypatch):
     assert (done.spoken, done.skipped) == (2, 3)
     assert sorted(record["id"] for record in lines()) == ["row-0", "row-1", "row-2", "row-3", "row-5"]
     monkeypatch.setattr("barklite.Bark.from_pretrained", lambda *a, **k: refuse(None))
-    assert command() == (0, "out: 0 rows spoken, 0.0 s of sound; 5 had been done\n")
+    assert command() == (0, "out: 0 rows spoken, 0.0 s of audio; 5 were already done\n")
 
 
 def test_a_sound_that_is_gone_is_made_again():
@@ -232,7 +232,7 @@ def test_failures_on_the_command_line(command):
     for options in ((), ("-q",)):
         status, err = command(*options, "-f", "--float")
         assert status == 1
-        made = "out: 1 rows spoken, 0.3 s of sound"
+        made = "out: 1 rows spoken, 0.3 s of audio"
         assert err == f"{made}; 3 failed: see out/results.jsonl; 1 reached the length limit\n"
     errors = [record["error"] for record in state()[0]]
     assert errors[0] is None
@@ -387,11 +387,11 @@ def test_progress_counts_rows(capfd, monkeypatch):
 BAD = [
     (["-i", "none.jsonl", "-o", "out"], "none.jsonl: no such file"),
     (["-i", "folder.jsonl", "-o", "out"], "folder.jsonl: is a directory"),
-    (["-i", "rows.jsonl"], "name a directory with -o"),
+    (["-i", "rows.jsonl"], "give a directory with -o"),
     (["-i", "rows.jsonl", "-o", "rows.jsonl"], "rows.jsonl is a file: name a directory"),
     (["-i", "rows.jsonl", "-o", "a.wav"], "a directory of WAV files, not a.wav"),
     (["-i", "rows.jsonl", "-o", "music"], "music has WAV files that are no corpus's"),
-    (["-i", "rows.jsonl", "-o", "out", "--save-voice", "v.npz"], "--save-voice keeps the voice of one text"),
+    (["-i", "rows.jsonl", "-o", "out", "--save-voice", "v.npz"], "--save-voice saves the voice of one text"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "3/2"], "shard is '3/2'; it must be i/n"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "0/4"], "shard is '0/4'"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "a"], "shard is 'a'"),

@@ -287,11 +287,9 @@ def test_a_voice_of_another_model(tiny):
     bark = Bark.from_config(replace(tiny.config, tokens=tokens), device="cpu")
     with pytest.raises(ValueError, match="do not fit"):
         bark.generate("Hello", builders.voice("released rates"))
-    with pytest.raises(ValueError, match=r"'v2/en_speaker_6' is one of Suno's.*has no voices with a name"):
+    with pytest.raises(ValueError, match=r"'v2/en_speaker_6' is one of Suno's.*has no named voices"):
         bark.generate("Hello", "v2/en_speaker_6")
-    with pytest.raises(
-        ValueError, match=r"unknown voice 'me' \(this model has no voices with a name; a file"
-    ):
+    with pytest.raises(ValueError, match=r"unknown voice 'me' \(this model has no named voices; a file"):
         bark.generate("Hello", "me")
     assert bark.voices == []
 

@@ -402,7 +402,7 @@ def test_output_that_cannot_be_written():
 def test_a_working_directory_that_is_gone():
     done = shell("mkdir gone; cd gone; rmdir ../gone; barklite hello")
     assert done.returncode == 1
-    assert done.stderr == "barklite: the working directory is gone: change to another one\n"
+    assert done.stderr == "barklite: the working directory no longer exists: change to another one\n"
 
 
 def test_nobody_without_a_home(tmp_path):
@@ -447,7 +447,7 @@ def test_mistakes_of_our_own_are_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(Bark, "from_pretrained", broken)
     assert main(["hello", "-o", "a.wav"]) == 1
-    line = "barklite: this is a mistake in barklite, please report it: KeyError: 'x'\n"
+    line = "barklite: this is a bug in barklite, please report it: KeyError: 'x'\n"
     assert capsys.readouterr().err == line
     monkeypatch.setattr("barklite.training.steps.export", broken)
     assert train(["export", "--out", "d"]) == 1
