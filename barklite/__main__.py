@@ -16,9 +16,9 @@ from .config import LoadOptions, RunOptions
 
 DESCRIPTION = """Speak a text with Bark.
 
-A corpus is a .jsonl file with an object on each line, {"id": "a", "text": "Hello.", "voice": null, "seed": 1},
-where only the text is required. The output is a directory with a WAV and a line in results.jsonl for each row. Run
-the same command again to continue after an interruption: it skips finished rows and retries failed ones.
+A corpus is a .jsonl file with one object per line, {"id": "a", "text": "Hello.", "voice": null, "seed": 1},
+where only the text is required. The output is a directory with a WAV and a line in results.jsonl for each
+row. To continue after an interruption run the same command: it skips finished rows and retries failed ones.
 
 Other commands:
   barklite voices [LANGUAGE]      list the voices of the built-in model and of Suno's
