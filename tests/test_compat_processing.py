@@ -531,7 +531,7 @@ def test_hub(tmp_path, tiny, monkeypatch):
     hub.log.clear()
     *said, elsewhere, none, warned = client(tmp_path, hub.endpoint, HF_HUB_OFFLINE="1")
     assert said == expected
-    assert "told not to use the network, and the cache lacks it" in elsewhere
+    assert "offline mode is on, and it is not in the cache" in elsewhere
     assert (none, len(warned)) == (0, 1)
     cached = {"local_files_only": True, "cache_dir": tmp_path / "hf" / "hub"}
     for options in (cached, cached | {"revision": hub.commit}):

@@ -306,11 +306,11 @@ def test_trimmed_history_is_plain_numbers(tiny):
     [
         (dict(semantic_prompt=GOOD["semantic_prompt"].astype(float)), r"array\.astype\(numpy\.int64\)"),
         (dict(semantic_prompt=np.full(120, np.nan)), "must be an array of integers, not float64"),
-        (dict(coarse_prompt=np.full((2, 180), -1)), "padding must be cut off"),
-        (dict(fine_prompt=np.full((8, 180), 1024)), "padding must be cut off"),
+        (dict(coarse_prompt=np.full((2, 180), -1)), "remove padding"),
+        (dict(fine_prompt=np.full((8, 180), 1024)), "remove padding"),
         (dict(semantic_prompt=GOOD["semantic_prompt"][:90]), r"\(cut the codes to 135 frames\)"),
         (dict(semantic_prompt=np.tile(GOOD["semantic_prompt"], 2)), r"\(keep 119 tokens\)"),
-        (dict(fine_prompt=GOOD["fine_prompt"][:, :9]), "the first 2 rows of the fine one are the coarse one"),
+        (dict(fine_prompt=GOOD["fine_prompt"][:, :9]), "must be the first 2 rows of the fine prompt"),
     ],
     ids=range(7),
 )
