@@ -180,7 +180,7 @@ def test_force_begins_anew():
 WRONG = [
     (b"{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
     (b'"text"', 'not an object such as {"id": "a", "text": "Hello."}'),
-    (b"[" * 100_000, "not a row: too many brackets"),
+    (b"[" * 100_000, "not a row: it is nested too deeply"),
     (b'{"id": "x1", "text": "\xff"}', "not UTF-8 text: invalid start byte at byte 22"),
     ({"id": "x2"}, "there is no text"),
     ({"id": "x3", "text": None}, "there is no text"),
@@ -193,7 +193,7 @@ WRONG = [
     ({"id": "", "text": "a"}, "id must be a string or a whole number, not ''"),
     ({"id": 1.5, "text": "a"}, "id must be a string or a whole number, not 1.5"),
     ({"id": [1], "text": "a"}, "id must be a string or a whole number, not [1]"),
-    ({"id": "row-0", "text": "a"}, "the id 'row-0' stands on an earlier line too"),
+    ({"id": "row-0", "text": "a"}, "the id 'row-0' is also on an earlier line"),
     ({"id": "x10", "text": "unspeakable"}, "this cannot be spoken"),
     (b'{"id": "x11", "text": "' + b"a" * 2**20 + b'"}', "longer than 1,048,576 bytes"),
     (b'{"id": "x12", "text": "unspeakable \\ud800"}', "this cannot be spoken"),
@@ -388,9 +388,9 @@ BAD = [
     (["-i", "none.jsonl", "-o", "out"], "none.jsonl: no such file"),
     (["-i", "folder.jsonl", "-o", "out"], "folder.jsonl: is a directory"),
     (["-i", "rows.jsonl"], "give a directory with -o"),
-    (["-i", "rows.jsonl", "-o", "rows.jsonl"], "rows.jsonl is a file: name a directory"),
+    (["-i", "rows.jsonl", "-o", "rows.jsonl"], "rows.jsonl is a file: give a directory"),
     (["-i", "rows.jsonl", "-o", "a.wav"], "a directory of WAV files, not a.wav"),
-    (["-i", "rows.jsonl", "-o", "music"], "music has WAV files that are no corpus's"),
+    (["-i", "rows.jsonl", "-o", "music"], "music has WAV files but no results"),
     (["-i", "rows.jsonl", "-o", "out", "--save-voice", "v.npz"], "--save-voice saves the voice of one text"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "3/2"], "shard is '3/2'; it must be i/n"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "0/4"], "shard is '0/4'"),
@@ -431,7 +431,7 @@ def test_results_are_no_source(capfd):
     speak(mock, "rows.jsonl", "out")
     before = state()
     assert main(["-i", "out/results.jsonl", "-o", "out"]) == 1
-    assert "holds results" in capfd.readouterr().err
+    assert "is a results file" in capfd.readouterr().err
     assert state() == before
 
 
@@ -819,7 +819,7 @@ def test_a_table(synthesizer):
     )  # fmt: skip
     assert made["id"].combine_chunks() == ids
     assert made["nested"].combine_chunks() == nested
-    error = "the row has neither an id nor a seed: its sound could not be made again"
+    error = "the row has neither an id nor a seed: its audio would not be reproducible"
     assert made["error"].to_pylist()[:2] == ["", error]
     assert made["error"].to_pylist()[2]
     assert made["seed"].to_pylist() == [derived_seed(0, 1), -1, derived_seed(0, 3)]

@@ -273,7 +273,7 @@ def speak(*lines: str) -> list[dict]:
 @pytest.mark.parametrize(
     "line, message",
     [
-        (DEEP, "too many brackets"),
+        (DEEP, "nested too deeply"),
         ('{"text": "a", "seed": 1' + "0" * 5000 + "}", "thousands of digits"),
         ('{"text": "a", "seed": 1' + "0" * 400 + "}", "seed is 1000"),
         ('{"text": "a", "seed": 1e400}', "seed must be a whole number"),
