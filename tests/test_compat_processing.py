@@ -227,7 +227,7 @@ def bad_inputs(files):
         "a number": (lambda p: p(5), ValueError, "text is 5; give a string"),
         "numbers": (lambda p: p([1, 2]), ValueError, "list with at least one string"),
         "bytes": (lambda p: p(b"abc"), ValueError, "b'abc'"),
-        "None inside": (lambda p: p(["a", None]), TypeError, "None is no string"),
+        "None inside": (lambda p: p(["a", None]), TypeError, "None is not a valid"),
         "a surrogate": (lambda p: p("a\ud800"), TypeError, "whole characters"),
         "ragged": (lambda p: p([LONG, "a"]), ValueError, "truncation=True"),
         "tensors": (lambda p: p("a", return_tensors="tf"), ValueError, "'tf'; choose \"pt\""),
