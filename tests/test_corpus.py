@@ -402,7 +402,10 @@ BAD = [
         ["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"],
         "batch_size is 0; it must be a whole number",
     ),
-    (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be a whole number of at least 0"),
+    (
+        ["-i", "rows.jsonl", "-o", "out", "--retries", "-1"],
+        "retries is -1; it must be a whole number of at least 0",
+    ),
     (["Hello", "--shard", "1/2"], "--shard is for a corpus"),
     (["-i", "book.txt", "--shard", "1/2"], "--shard is for a corpus"),
 ]

@@ -145,14 +145,14 @@ def change_moments(moments):
 
 
 STATES = {
-    "model": (change(model=[]), "no state of a training run"),
-    "numbers": (change(model={"wte.weight": 1}), "no state of a training run"),
-    "keys": (change(model={1: torch.ones(1)}), "no state of a training run"),
+    "model": (change(model=[]), "not the state of a training run"),
+    "numbers": (change(model={"wte.weight": 1}), "not the state of a training run"),
+    "keys": (change(model={1: torch.ones(1)}), "not the state of a training run"),
     "other": (change(model={"x": torch.ones(1)}), "another model's state: GPT: tensor '.*' is missing"),
-    "sparse": (change(model={"x": torch.ones(1).to_sparse()}), "no state of a training run|is damaged"),
-    "optimizers": (change(optimizers=[None, None]), "no state of a training run"),
-    "step": (change(step="2"), "its step is no number"),
-    "back": (change(step=-1), "its step is no number"),
+    "sparse": (change(model={"x": torch.ones(1).to_sparse()}), "not the state of a training run|is damaged"),
+    "optimizers": (change(optimizers=[None, None]), "not the state of a training run"),
+    "step": (change(step="2"), "its step is not a number"),
+    "back": (change(step=-1), "its step is not a number"),
     "no moments": (change_moments(None), "its optimizers are not this model's"),
     "far": (change_moments({99: {}}), "its optimizers are not this model's"),
     "shape": (change_moments({0: {"exp_avg": torch.ones(3)}}), "its optimizers are not this model's"),
@@ -362,7 +362,9 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess:
 def test_closed_streams():
     """The WAV does not get the number of the closed stream, and nobody's words."""
     doors._native(Path())
-    done = shell("barklite hello -m m --device cpu -o out.wav --max-seconds 0.1 --seed 1 <&- >&- 2>&-; echo $?")
+    done = shell(
+        "barklite hello -m m --device cpu -o out.wav --max-seconds 0.1 --seed 1 <&- >&- 2>&-; echo $?"
+    )
     assert (done.stdout, done.stderr) == ("0\n", "")
     assert (
         main(
