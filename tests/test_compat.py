@@ -1605,12 +1605,12 @@ BETTER = {
     "a whole configuration": (
         lambda bark: BarkSemanticModel(bark.config),
         ValueError,
-        "made of a BarkSemanticConfig, not BarkConfig",
+        "needs a BarkSemanticConfig, not BarkConfig",
     ),
     "two vocabularies": (
         lambda bark: BarkFineModel(small("fine_acoustics", output_vocab_size=9)[1]),
         ValueError,
-        "one vocabulary",
+        "vocabulary sizes differ",
     ),
 }
 
@@ -1655,7 +1655,7 @@ def test_sizes_that_no_bark_has():
         compat.BarkSemanticModel(compat.BarkSemanticConfig(**{**small, "num_layers": -1}))
     model = compat.BarkSemanticModel(compat.BarkSemanticConfig(**small))
     config = compat.BarkSemanticGenerationConfig()
-    with pytest.raises(IndexError, match="input_vocab_size is 10048, and the prompt has ids up to 129599"):
+    with pytest.raises(IndexError, match="input_vocab_size is 10048, but the prompt has ids up to 129599"):
         model.generate(torch.ones(1, 256, dtype=torch.long), config)
     for given in ([1, 2], torch.tensor([1, 2]), torch.ones(1, 1, 1)):
         with pytest.raises(ValueError, match="input_ids must be a tensor of 2 dimensions, not"):

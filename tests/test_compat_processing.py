@@ -228,7 +228,7 @@ def bad_inputs(files):
         "numbers": (lambda p: p([1, 2]), ValueError, "list with at least one string"),
         "bytes": (lambda p: p(b"abc"), ValueError, "b'abc'"),
         "None inside": (lambda p: p(["a", None]), TypeError, "None is not a valid"),
-        "a surrogate": (lambda p: p("a\ud800"), TypeError, "whole characters"),
+        "a surrogate": (lambda p: p("a\ud800"), TypeError, "valid Unicode"),
         "ragged": (lambda p: p([LONG, "a"]), ValueError, "truncation=True"),
         "tensors": (lambda p: p("a", return_tensors="tf"), ValueError, "'tf'; choose \"pt\""),
         "length": (lambda p: p("a", max_length="9"), TypeError, "max_length is '9'"),

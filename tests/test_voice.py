@@ -138,7 +138,7 @@ BROKEN = {
     "ratio": (dict(semantic_prompt=GOOD["semantic_prompt"][:99]), "180 frames do not fit 99 semantic tokens"),
     "fine frames": (
         dict(fine_prompt=GOOD["fine_prompt"][:, :10]),
-        "fine prompt has 10 frames, the coarse one",
+        "fine prompt has 10 frames, the coarse prompt 180",
     ),
     "list": (dict(semantic_prompt=[1, 2, 3]), "not list"),
 }

@@ -22,7 +22,7 @@ RESOLUTIONS = ((256, 32), (512, 48), (1024, 80), (2048, 80))  # (window, mel ban
 
 @cache
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """Return triangular filters (M, n_fft / 2 + 1) on O'Shaughnessy's mel scale, up to half the sample rate."""
+    """Return triangular filters (M, n_fft / 2 + 1) on O'Shaughnessy's mel scale, up to sample_rate / 2."""
 
     def mel(hertz: Tensor) -> Tensor:
         return 2595 * torch.log10(1 + hertz / 700)
