@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from barklite.messages import tell
 from barklite.storage import native
 from barklite.storage.home import cache_directory, private
 
@@ -257,3 +258,9 @@ def test_pytorchs_own_cache_is_private(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
     native.inductor_cache()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+
+
+def test_a_closed_stderr_sends_nothing_to_stdout(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    tell("compiling")
+    assert capsys.readouterr().out == ""

@@ -11,11 +11,12 @@ import os
 import re
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
+
+from ..messages import tell
 
 try:
     import fcntl
@@ -210,7 +211,7 @@ def lock(path: Path, work: str, shared: bool = False) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         if descriptor >= 0 and _locked(descriptor, shared, wait=False) is False:
-            print(f"barklite: waiting for another process to {work} ...", file=sys.stderr, flush=True)
+            tell(f"waiting for another process to {work} ...")
             _locked(descriptor, shared)
         yield
     finally:

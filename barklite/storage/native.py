@@ -9,7 +9,6 @@ import inspect
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -21,7 +20,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from ..messages import first_line
+from ..messages import first_line, tell
 from . import atomic
 from .home import cache_directory, private
 
@@ -47,11 +46,11 @@ def compiled(
             if shared:
                 continue
             start = time.perf_counter()
-            print("barklite: compiling a step, once on this machine ...", flush=True, file=sys.stderr)
+            tell("compiling a step, once on this machine ...")
             package = compile_to(module, example, shapes, folder)
             _keep(folder, key, package)
             seconds = time.perf_counter() - start
-            print(f"barklite: compiled in {seconds:.0f} s", file=sys.stderr)
+            tell(f"compiled in {seconds:.0f} s")
             try:
                 return _load(package, folder), seconds
             except (RuntimeError, OSError) as error:
@@ -81,7 +80,7 @@ def _kept(folder: Path, key: str) -> Callable | None:
             os.utime(path)  # for the order of last use
             return run
         except (OSError, RuntimeError, ValueError, zlib.error) as error:
-            print(f"barklite: {path} is damaged and compiled again: {first_line(error)}", file=sys.stderr)
+            tell(f"{path} is damaged and compiled again: {first_line(error)}")
             with contextlib.suppress(OSError):
                 _remove(path)
     return None
@@ -103,7 +102,7 @@ def _keep(folder: Path, key: str, package: bytes) -> None:
             if path.name != "lock" and (not ours or total > LIMIT):
                 _remove(path)
     except OSError as error:  # not fatal: the next process compiles again
-        print(f"barklite: the compiled step cannot be cached: {first_line(error)}", file=sys.stderr)
+        tell(f"the compiled step cannot be cached: {first_line(error)}")
 
 
 def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, folder: Path) -> bytes:
