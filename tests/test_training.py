@@ -111,7 +111,7 @@ def test_muon_takes_the_matrices_within_blocks():
 def test_an_older_pytorch_has_no_muon(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     model = GPT(sounds.config().coarse)
-    with pytest.raises(ValueError, match=r"Muon needs PyTorch 2.9 .* --muon-lr 0"):
+    with pytest.raises(ValueError, match=r"Muon needs PyTorch 2.9, but .* --muon-lr 0"):
         loop.optimizers(model, Settings())
     assert len(loop.optimizers(model, Settings(muon_lr=0))) == 1
 
