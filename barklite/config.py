@@ -423,12 +423,12 @@ class BarkConfig:
 
     @classmethod
     def small(cls) -> "BarkConfig":
-        """suno/bark-small: 12 layers, 12 heads, width 768; 390 million parameters in three models."""
+        """suno/bark-small: 12 layers, 12 heads, width 768; 390 million parameters in the token models."""
         return cls._sized(n_layer=12, n_head=12, n_embd=768)
 
     @classmethod
     def large(cls) -> "BarkConfig":
-        """suno/bark: 24 layers, 16 heads, width 1024; 1.09 billion parameters in three models."""
+        """suno/bark: 24 layers, 16 heads, width 1024; 1.09 billion parameters in the token models."""
         return cls._sized(n_layer=24, n_head=16, n_embd=1024)
 
     @classmethod

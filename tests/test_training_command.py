@@ -327,7 +327,7 @@ def test_beginning_with_a_published_checkpoint(published, tiny, recordings, tmp_
     assert torch.equal(quantizer.codebooks, codec.codebooks[:8])
     assert not ours
     assert "has a checkpoint's codebooks" in error(capsys, "tokens", "--out", out)
-    assert "latents of its own" in error(capsys, "encoder", "--init", published, "--out", out)
+    assert "its own encoder must be used" in error(capsys, "encoder", "--init", published, "--out", out)
 
 
 def test_codes_by_a_checkpoint_in_16_bits(published, recordings, tmp_path):

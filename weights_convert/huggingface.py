@@ -97,7 +97,7 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
             raise ValueError(f"entry {name!r} is missing: this is not a configuration of Bark")
     fine = config["fine_acoustics_config"]
     if whole(fine, "n_codes_given", default=1) != 1:
-        raise ValueError("n_codes_given is not 1, unlike every released Bark")
+        raise ValueError("n_codes_given is not 1: it is 1 in every released Bark")
     tokens = convert_tokens(generation)
     semantic = _gpt(config["semantic_config"])
     defaults = GenerationConfig()

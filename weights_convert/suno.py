@@ -27,7 +27,7 @@ def convert_fine(state: Mapping[str, Tensor], model_args: Mapping) -> tuple[Fine
     """Convert the fine model. Its heads must be tied to its embeddings, and are dropped."""
     n_codes = whole(model_args, "n_codes_total", default=8)
     if whole(model_args, "n_codes_given", default=1) != 1 or n_codes > 64:
-        raise ValueError("n_codes_given is not 1, or n_codes_total is huge, unlike every released Bark")
+        raise ValueError("n_codes_given is not 1, or n_codes_total is huge: no released Bark is like this")
     config = FineConfig(
         **_size(model_args),
         vocab_size=whole(model_args, "output_vocab_size", "vocab_size"),
