@@ -380,7 +380,7 @@ def the_built_in_voice() -> None:
         with _disable_current_modes():  # files hold numbers
             return load(opened, name, "cpu", dtype)
 
-    for options in (dict(compile=STEP), dict(quantize="int8"), dict(offload=True)):
+    for options in (dict(compile=STEP), dict(quantize="int8")):
         with mock.patch.object(checkpoint, "load_model", on_the_cpu):
             bark = Bark.from_pretrained(device="cuda", encoder=True, **options)
         clip = bark.generate("Hello.", voice="low", seed=1, config=replace(bark.settings(), max_seconds=0.3))
@@ -414,7 +414,8 @@ def what_compat_generates() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with _disable_current_modes():
             builders.write_huggingface(Path(folder, "hf"), Bark.from_config(TINY, device="cpu"))
-        model = BarkModel.from_pretrained(Path(folder, "hf")).to("cuda")
+            model = BarkModel.from_pretrained(Path(folder, "hf"))
+        model = model.to("cuda")
         ids = torch.zeros(1, 256, dtype=torch.long, device=CUDA)
         out = model.generate(ids, attention_mask=torch.ones_like(ids), semantic_max_new_tokens=10)
         assert out.device == CUDA

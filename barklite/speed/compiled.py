@@ -1,8 +1,8 @@
 """`compile=`: a faster engine for `generate`, applied from outside.
 
-On CUDA, and wherever a `CompileConfig` is given, that is `graphs`. `compile=True` on the CPU makes one block's
-step for one token a C++ function (PyTorch's AOTInductor), with weights and cache as arguments: every layer of
-both models calls it, and it is kept on disk for the next process.
+On CUDA, and wherever a `CompileConfig` is given, that is `graphs`. `compile=True` on the CPU makes one
+block's step for one token a C++ function (PyTorch's AOTInductor), with weights and cache as arguments: every
+layer of both models calls it, and it is kept on disk for the next process.
 """
 
 import sys
