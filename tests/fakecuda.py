@@ -189,6 +189,9 @@ def fake_cuda() -> Iterator[Device]:
         data_ptr=lambda x: x.untyped_storage()._cdata if isinstance(x, FakeTensor) else plain["data_ptr"](x),
     )
     cuda = dict(
+        init=lambda: None,
+        current_device=lambda: 0,
+        default_generators=(Generator(CUDA),),
         Stream=Stream,
         CUDAGraph=Graph,
         graph=graph,
