@@ -30,7 +30,7 @@ _HOME = {"Bark": "bark", "Request": "bark", "Clip": "clip", "Voice": "voice", "v
 
 
 def __getattr__(name: str):
-    """Import public names when they are first used: `barklite --help` need not wait a second for PyTorch."""
+    """Import public names lazily, so that `barklite --help` does not wait for PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module 'barklite' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME.get(name, 'config')}", __name__), name)

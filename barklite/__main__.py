@@ -1,4 +1,4 @@
-"""The `barklite` command. Mistakes get one line on stderr and a non-zero exit status, never a traceback."""
+"""The `barklite` command. Errors are one line on stderr and a non-zero exit status, never a traceback."""
 
 import argparse
 import contextlib
@@ -11,29 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .command import Parser, given, open_streams, run, say
+from .command import Parser, open_streams, options_of, run, say
 from .config import LoadOptions, RunOptions
 
 DESCRIPTION = """Speak a text with Bark.
 
-A corpus is a .jsonl file with an object a line, {"id": "a", "text": "Hello.", "voice": null, "seed": null},
-of which only the text is needed. It becomes a directory with a WAV and a line of results.jsonl a row. Start
-the same command again to go on after an interruption: rows done are skipped, those that failed tried again.
+A corpus is a .jsonl file with one object per line, {"id": "a", "text": "Hello.", "voice": null, "seed": 1},
+where only the text is required. The output is a directory with a WAV and a line in results.jsonl for each
+row. To continue after an interruption run the same command: it skips finished rows and retries failed ones.
 
 Other commands:
-  barklite voices [LANGUAGE]      list the names of voices: the built-in model's and Suno's
-  barklite convert SOURCE DIR     make a barklite checkpoint of a Hub id or a directory
-  barklite serve                  speak over HTTP, in the shape of OpenAI's speech endpoint"""
+  barklite voices [LANGUAGE]      list the voices of the built-in model and of Suno's
+  barklite convert SOURCE DIR     convert a Hub id or a directory to a barklite checkpoint
+  barklite serve                  serve an HTTP API like OpenAI's speech endpoint"""
 
 NOTE = (
-    "barklite: the built-in voice speaks, a small English model trained on synthetic speech "
+    "barklite: this is the built-in voice, a small English model trained on synthetic speech "
     "(for Suno's give -m suno/bark-small)"
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command: exit status 0, 1 for an error, 2 for wrong usage, 130 if interrupted."""
-    if arguments is None:  # this process is the command: what it began is to vanish when it is told to end
+    if arguments is None:  # this process is the command: on SIGTERM, exit cleanly and delete partial files
         arguments = sys.argv[1:]
         open_streams()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -52,17 +52,17 @@ def _speak(arguments: list[str]) -> int:
     parser = Parser("barklite", DESCRIPTION)
     parser.add_argument("text", nargs="?", help='what to say; "-" reads standard input')
     parser.add_argument(
-        "-i", "--input", metavar="FILE", help="a text file of any length, spoken by sentences; or a .jsonl"
+        "-i", "--input", metavar="FILE", help="a text file of any length, spoken by sentence; or a .jsonl"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="the WAV file (default: bark.wav); of a .jsonl, a directory"
+        "-o", "--output", metavar="FILE", help="the WAV file (default: bark.wav); for a .jsonl, a directory"
     )
-    parser.add_argument("--plot", metavar="FILE", help="draw sound and tokens: a .png, .pdf, .svg or .jpg")
-    parser.add_argument("--report", metavar="FILE", help="a page to look into the clip: an .html")
-    parser.add_argument("--words", metavar="FILE", help="when each word is said: a .srt, .vtt or .json")
+    parser.add_argument("--plot", metavar="FILE", help="plot audio and tokens: a .png, .pdf, .svg or .jpg")
+    parser.add_argument("--report", metavar="FILE", help="an .html page that shows audio and tokens in time")
+    parser.add_argument("--words", metavar="FILE", help="the time of each word: a .srt, .vtt or .json")
     parser.add_argument("--float", action="store_true", help="write 32-bit float samples, not 16-bit")
     parser.add_argument(
-        "-f", "--force", action="store_true", help="replace files that exist; of a .jsonl, all its rows"
+        "-f", "--force", action="store_true", help="replace existing files; with a .jsonl, redo all rows"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no report; warnings only")
     parser.add_argument("--version", action="version", version=f"barklite {__version__}")
@@ -71,38 +71,45 @@ def _speak(arguments: list[str]) -> int:
     group.add_argument(
         "--voice", metavar="NAME", help="a name that `barklite voices` lists for the model, or an .npz file"
     )
-    group.add_argument("--save-voice", metavar="FILE", help="keep this voice as an .npz file")
-    group.add_argument("--seed", type=int, help="makes the result repeatable (default of a .jsonl: 0)")
-    group.add_argument("--rules", help="suno or transformers: whose tokens to reproduce")
-    group.add_argument("--temperature", type=float, help="of the semantic and coarse stages (Suno's: 0.7)")
-    group.add_argument("--fine-temperature", type=float, help="of the fine stage (Suno's: 0.5)")
-    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K most probable tokens")
+    group.add_argument("--save-voice", metavar="FILE", help="save the clip's voice as an .npz file")
+    group.add_argument("--seed", type=int, help="makes the result repeatable (default with a .jsonl: 0)")
+    group.add_argument("--rules", help="suno or transformers: the system whose tokens to reproduce")
     group.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the most probable tokens, up to a sum of P"
+        "--temperature", type=float, help="temperature of the semantic and coarse stages (Suno's: 0.7)"
+    )
+    group.add_argument("--fine-temperature", type=float, help="temperature of the fine stage (Suno's: 0.5)")
+    group.add_argument("--top-k", type=int, metavar="K", help="sample from the K most probable tokens")
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the most probable tokens, up to a sum of P"
     )
     group.add_argument(
-        "--min-eos-p", type=float, metavar="P", help="end when its probability reaches P (Suno's: 0.2)"
+        "--min-eos-p",
+        type=float,
+        metavar="P",
+        help="end when the end token's probability reaches P (Suno's: 0.2)",
     )
-    group.add_argument("--max-seconds", type=float, metavar="S", help="end after this much sound")
+    group.add_argument("--max-seconds", type=float, metavar="S", help="end after S seconds of audio")
     names = "retries", "pause", "batch_size"
     group = parser.add_options("retries, long texts and corpora", RunOptions, *names)
-    group.add_argument("--shard", metavar="I/N", help="speak part I of N of a corpus, beside the other parts")
+    group.add_argument(
+        "--shard", metavar="I/N", help="speak part I of N of a corpus, into the same directory"
+    )
     options = parser.parse_args(arguments)
     if (options.text is None) == (options.input is None):
         parser.error("give one thing to say: a text, - for standard input, or -i FILE")
     for name, does in (("plot", "draws"), ("report", "shows")):
         if getattr(options, name) is not None and options.input is not None:
-            raise ValueError(f"--{name} {does} one clip, and -i FILE makes many: give the text itself")
+            raise ValueError(f"--{name} {does} one clip, but -i FILE makes many: give the text itself")
     if options.input is not None and options.input.endswith(".jsonl"):
         if options.words is not None:
             raise ValueError("--words is for a text: a .jsonl file becomes many WAVs")
         return _corpus(options)
     if options.shard is not None:
         raise ValueError("--shard is for a corpus: -i FILE.jsonl")
-    running = replace(given(options, RunOptions), progress=False if options.quiet else None)
+    running = replace(options_of(options, RunOptions), progress=False if options.quiet else None)
     options.output = "bark.wav" if options.output is None else options.output
     if options.output == "-":
-        raise ValueError("-o names a file: for standard output give /dev/stdout")
+        raise ValueError("-o takes a file name: for standard output give /dev/stdout")
 
     text, long = _text(options)
     outputs = (options.output, options.save_voice, options.plot, options.report, options.words)
@@ -130,7 +137,7 @@ def _speak(arguments: list[str]) -> int:
         if os.path.isfile(path) and not options.force:
             raise FileExistsError(f"{path} exists: give -f to replace it, or another name")
 
-    check_text(text)  # what is bad is refused before a model is loaded
+    check_text(text)  # fail before the model is loaded
     config_of = _generation(options)
     bark = _bark(options)
     config = config_of(bark.config.generation)
@@ -147,10 +154,10 @@ def _speak(arguments: list[str]) -> int:
 def _corpus(options: argparse.Namespace) -> int:
     """Speak the rows of a .jsonl file into a directory; 1 if any failed."""
     if options.output is None:
-        raise ValueError("a .jsonl file becomes many WAVs: name a directory with -o")
+        raise ValueError("a .jsonl file becomes many WAVs: give a directory with -o")
     if options.save_voice is not None:
-        raise ValueError("--save-voice keeps the voice of one text, and a .jsonl file has many")
-    running = given(options, RunOptions)
+        raise ValueError("--save-voice saves the voice of one text, but a .jsonl file has many")
+    running = options_of(options, RunOptions)
     from .corpus import Shard, speak
 
     config_of = _generation(options)
@@ -177,11 +184,11 @@ def _corpus(options: argparse.Namespace) -> int:
         results = os.path.join(options.output, shard.results)
         notes = [
             f"{done.failed} failed: see {results}" if done.failed else "",
-            f"{done.skipped} had been done" if done.skipped else "",
+            f"{done.skipped} were already done" if done.skipped else "",
             f"{done.cut} reached the length limit" if done.cut else "",
             f"{done.clipped} had samples clipped to [-1, 1] (--float keeps them)" if done.clipped else "",
         ]
-        made = f"{done.spoken} rows spoken, {done.seconds:.1f} s of sound"
+        made = f"{done.spoken} {'row' if done.spoken == 1 else 'rows'} spoken, {done.seconds:.1f} s of audio"
         say("; ".join([f"{options.output}: {made}", *filter(None, notes)]))
     return 1 if done.failed else 0
 
@@ -191,14 +198,14 @@ def _bark(options: argparse.Namespace):
 
     from . import Bark
 
-    bark = Bark.from_pretrained(options.model, **vars(given(options, LoadOptions)))
+    bark = Bark.from_pretrained(options.model, **vars(options_of(options, LoadOptions)))
     if options.model is None and not options.quiet:
-        tqdm.write(NOTE, file=sys.stderr)  # above a bar, if there is one
+        tqdm.write(NOTE, file=sys.stderr)  # above a progress bar, if there is one
     return bark
 
 
 def _text(options: argparse.Namespace) -> tuple[str, bool]:
-    """What to say, and whether it is a file of any length."""
+    """Return the text to speak, and whether it comes from -i and so may have any length."""
     if options.input is not None:
         data = sys.stdin.buffer.read() if options.input == "-" else Path(options.input).read_bytes()
         source = options.input
@@ -213,7 +220,7 @@ def _text(options: argparse.Namespace) -> tuple[str, bool]:
 
 
 def _generation(options: argparse.Namespace):
-    """A function that puts the options' settings in place of a checkpoint's. ValueError for bad ones."""
+    """Return a function that overrides a checkpoint's settings with the flags. ValueError for bad flags."""
     from .config import GenerationConfig
 
     def chosen(**values) -> dict:
@@ -242,8 +249,8 @@ def _generation(options: argparse.Namespace):
 
 
 def _write(options: argparse.Namespace, clips: Iterable, bark) -> None:
-    """The joined sound, written while it is made; if asked plot, report, word times and voice; a line that
-    says what was made.
+    """Write the clips' audio to one WAV as they come, then the plot, report, word times and voice if asked.
+    Print a line that sums it up.
     """
     from .clip import WavWriter
     from .storage import atomic
@@ -261,7 +268,7 @@ def _write(options: argparse.Namespace, clips: Iterable, bark) -> None:
             if options.words:
                 transcript.add(clip)
             if options.save_voice and voice is None:
-                with contextlib.suppress(ValueError):  # too short: the text goes on in that of a later clip
+                with contextlib.suppress(ValueError):  # too short: try the next clip
                     voice = clip.voice()
             count, cut = count + 1, cut + (clip.finish_reason == "length")
             for stage, second in clip.timings.items():
@@ -280,13 +287,13 @@ def _write(options: argparse.Namespace, clips: Iterable, bark) -> None:
         from .inspect import look
 
         look(bark, first, options.voice).report(options.report)
-    if options.save_voice:  # after the sound, which a clip too short to be a voice must not cost
+    if options.save_voice:  # last: if the clip is too short to be a voice, the audio is already written
         (voice or first.voice()).save(options.save_voice)
     if not options.quiet:
         spent = ", ".join(f"{stage} {second:.1f} s" for stage, second in seconds.items())
         note = f"; {cut} of {count} reached the length limit" if cut else ""
         if first.first_audio is not None:
-            note += f"; first sound after {first.first_audio:.1f} s"
+            note += f"; first audio after {first.first_audio:.1f} s"
         length = f"{writer.samples / first.sample_rate:.1f} s"
         say(f"{options.output}: {length}, seed {first.seed}{note} ({spent})")
 
@@ -294,12 +301,12 @@ def _write(options: argparse.Namespace, clips: Iterable, bark) -> None:
 def _voices(arguments: list[str]) -> int:
     parser = Parser(
         "barklite voices",
-        "List the names for --voice, one a line. A line with # says which models have them.",
+        "List the names for --voice, one per line. Lines with # say which models have the names that follow.",
     )
     parser.add_argument("language", nargs="?", help="such as en, de or zh (default: all)")
-    parser.add_argument("-m", "--model", metavar="DIR", help="only those of a checkpoint directory")
+    parser.add_argument("-m", "--model", metavar="DIR", help="only the voices of a checkpoint directory")
     options = parser.parse_args(arguments)
-    from .voice import SUNO_MODELS, built_in, known, voices
+    from .voice import SUNO_MODELS, built_in, voice_names, voices
 
     released, groups = voices(options.language), {}
     if options.model is None and (options.language or "en").lower() == "en" and built_in():
@@ -310,7 +317,7 @@ def _voices(arguments: list[str]) -> int:
         from .storage.formats import open_checkpoint
 
         opened = open_checkpoint(options.model)
-        names, others = known(opened.voices, opened.config.tokens), {*voices()} - {*released}
+        names, others = voice_names(opened.voices, opened.config.tokens), {*voices()} - {*released}
         groups[options.model] = [name for name in names if name not in others]
     print("\n".join(line for title, names in groups.items() for line in (f"# {title}", *names)))
     return 0
@@ -318,18 +325,16 @@ def _voices(arguments: list[str]) -> int:
 
 def _convert(arguments: list[str]) -> int:
     parser = Parser(
-        "barklite convert", "Make a barklite checkpoint of a Hub id or a directory in any layout."
+        "barklite convert", "Convert a Hub id or a directory in any layout to a barklite checkpoint."
     )
     parser.add_argument("source", help="suno/bark, suno/bark-small, or a directory")
-    parser.add_argument("directory", help="where the new checkpoint goes")
+    parser.add_argument("directory", help="the new checkpoint's directory")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16, for the three token models")
     parser.add_argument(
         "--encoder", action="store_true", help="keep the codec's encoder and all its codebooks"
     )
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    parser.add_argument(
-        "-f", "--force", action="store_true", help="replace a barklite checkpoint that exists"
-    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace an existing barklite checkpoint")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     from .storage import hub
@@ -339,7 +344,7 @@ def _convert(arguments: list[str]) -> int:
     dtype = pick_dtype(options.dtype)
     source = Path(options.source)
     if source.is_dir() and options.revision is not None:
-        raise ValueError("a revision belongs to a Hub id, and a directory is given")
+        raise ValueError("a revision belongs to a Hub id, but a directory is given")
     if not source.is_dir():
         if not hub.is_repo_id(options.source):
             raise FileNotFoundError(f"{source} is neither a directory nor a Hub id such as suno/bark-small")

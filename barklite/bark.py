@@ -1,4 +1,4 @@
-"""`Bark`: holds the four models, their device and settings. Texts in, Clips out."""
+"""`Bark` holds the four models and turns texts into Clips."""
 
 import contextlib
 import functools
@@ -45,7 +45,7 @@ from .validation import (
     token_rows,
     tokens_to_score,
 )
-from .voice import Voice, known, unknown
+from .voice import Voice, unknown_voice, voice_names
 
 VoiceLike = Voice | str | os.PathLike | Mapping[str, np.ndarray] | None
 VoicesLike = VoiceLike | Sequence[VoiceLike]
@@ -62,7 +62,7 @@ class Request:
 
     @classmethod
     def of(cls, given: "Request | str | Mapping") -> "Request":
-        """A text alone, or a mapping with these entries, as a Request. ValueError for anything else."""
+        """Make a Request from a text or from a mapping with these entries. ValueError for anything else."""
         if isinstance(given, Request):
             return given
         given = {"text": given} if isinstance(given, str) else given
@@ -76,10 +76,10 @@ class Request:
 class Bark:
     """Text to speech, music and sound effects. Make one with `from_pretrained` or `from_config`.
 
-    `semantic`, `coarse`, `fine` and `codec` are plain modules, `tokenizer.encode(text)` gives ids before
-    Bark's offset, `config` is the BarkConfig, `engine` computes the tokens. Axes: K codebooks, T frames. The
-    docstrings have the numbers of Suno's models (8 codebooks, 75 frames a second, 320 samples a frame);
-    another model's are in `config`.
+    `semantic`, `coarse`, `fine` and `codec` are plain modules. `tokenizer.encode(text)` returns ids before
+    Bark's offset is added. `engine` runs the decoding steps. Axes: K codebooks, T frames. Docstrings quote
+    the numbers of Suno's models (8 codebooks, 75 frames a second, 320 samples a frame); `config` has those of
+    this model.
     """
 
     semantic: GPT
@@ -97,7 +97,7 @@ class Bark:
         offload: bool = False,
         compile: bool | CompileConfig = False,
     ):
-        """Put together what is loaded. `models` has "semantic", "coarse", "fine" and "codec"."""
+        """Combine loaded parts. `models` has the keys "semantic", "coarse", "fine" and "codec"."""
         check_vocabulary(tokenizer, config.tokens)
         self.config = config
         self.tokenizer = tokenizer
@@ -117,21 +117,21 @@ class Bark:
         """Load a checkpoint.
 
         name_or_path: a Hub id ("suno/bark-small", "suno/bark"), or a directory in barklite's, Hugging Face's
-            or Suno's layout. None is the model that comes with barklite: small, English, trained on synthetic
-            speech; it needs no network.
-        options: those of `LoadOptions`: device, dtype, compile, quantize, offload, revision,
+            or Suno's layout. None loads the built-in model: small, English, trained on synthetic speech; it
+            needs no network.
+        options: the fields of `LoadOptions`: device, dtype, compile, quantize, offload, revision,
             local_files_only, encoder.
 
-        Raises FileNotFoundError or ValueError naming the file that is missing or wrong, OSError if the Hub
-        cannot be reached.
+        Raises FileNotFoundError or ValueError that names the missing or bad file, OSError if the Hub cannot
+        be reached.
         """
         load = LoadOptions(**options)
         device, dtype = _checked(load)
         if load.revision is not None and (name_or_path is None or Path(name_or_path).is_dir()):
-            raise ValueError("a revision belongs to a Hub id, and none is given")
+            raise ValueError("a revision belongs to a Hub id, but none is given")
         if name_or_path is None:
             opened, repo = formats.open_built_in(load.encoder), None
-            dtype = torch.float32 if dtype is None else dtype  # its 16 bits only make it smaller to ship
+            dtype = torch.float32 if dtype is None else dtype  # stored in 16 bits only for a small package
         else:
             opened, repo = hub.find(
                 os.fspath(name_or_path), load.revision, load.local_files_only, load.encoder
@@ -153,9 +153,9 @@ class Bark:
     def from_config(
         cls, config: BarkConfig, seed: int = 0, *, tokenizer: Tokenizer | None = None, **options: Any
     ) -> "Bark":
-        """Random weights, for experiments: the same for the same config and seed. Needs no files.
+        """Build a Bark with random weights, for experiments. The same config and seed give the same weights.
 
-        tokenizer: None reads UTF-8 bytes, since there is no vocabulary. options: device, dtype, compile,
+        tokenizer: None encodes UTF-8 bytes, which needs no vocabulary. options: device, dtype, compile,
         quantize, offload of `LoadOptions`.
         """
         if not isinstance(config, BarkConfig):
@@ -176,14 +176,19 @@ class Bark:
         return cls(replace(config, tokenizer=kind), tokenizer, models, device, load.offload, load.compile)
 
     def save_pretrained(self, directory: str | os.PathLike, *, force: bool = False) -> None:
-        """Write barklite's own checkpoint directory, whole or not at all; `from_pretrained` reads it back bit
-        for bit.
+        """Write a checkpoint directory in barklite's layout; `from_pretrained` restores it bit for bit.
 
-        FileExistsError if the directory is not empty, unless it is a barklite checkpoint and `force` is set.
-        ValueError for quantized models: they no longer have the weights that a checkpoint holds.
+        The write is atomic. FileExistsError if the directory is not empty, unless it is a barklite checkpoint
+        and `force` is set. ValueError for models that a checkpoint cannot hold: quantized ones, which no
+        longer have the original weights, and those with tensors that `config` does not describe, as adapters
+        have.
         """
         if quantizing.is_quantized(self.semantic):
             raise ValueError("quantized weights cannot be saved: save a Bark loaded without quantize")
+        for name in checkpoint.MODELS:
+            state = getattr(self, name).state_dict()
+            expected = checkpoint.blueprint(self.config, name).state_dict()
+            checkpoint.check_tensors(f"the {name} model cannot be saved as a checkpoint", state, expected)
         opened = self._checkpoint
         held = {name: opened.voice(name) for name in opened.voices} if opened else {}
         with checkpoint.new_directory(directory, force) as unfinished:
@@ -192,9 +197,14 @@ class Bark:
             checkpoint.write_rest(unfinished, self.config, self.tokenizer, held)
 
     @property
+    def sample_rate(self) -> int:
+        """Samples a second of the codec's audio."""
+        return getattr(self.codec.config, "sample_rate", self.config.codec.sample_rate)
+
+    @property
     def voices(self) -> list[str]:
-        """The names that `voice` can have: the checkpoint's own, and Suno's if the model has Bark's ids."""
-        return known(self._own_voices, self.config.tokens)
+        """Valid names for `voice`: the checkpoint's own, and Suno's if the model uses Bark's token ids."""
+        return voice_names(self._own_voices, self.config.tokens)
 
     @property
     def _own_voices(self) -> list[str]:
@@ -214,8 +224,8 @@ class Bark:
 
         voice: one of `Bark.voices`, the path of an `.npz`, a Voice, or a mapping with the three arrays; None
             lets the model choose.
-        seed: 0 to 2**32 - 1; None draws one, which the clip reports.
-        config: None takes the checkpoint's.
+        seed: 0 to 2**32 - 1; None draws a random one, stored in the clip.
+        config: None uses the checkpoint's.
         options: progress and retries of `RunOptions`.
 
         ValueError for a text that is empty, not Unicode or over 256 tokens, and for a bad voice or setting.
@@ -238,11 +248,10 @@ class Bark:
         config: GenerationConfig | None = None,
         **options: Any,
     ) -> list[Clip]:
-        """Speak several texts together, each with its own voice and seed; a clip does not depend on its
-        neighbours.
+        """Speak several texts as a batch, each with its own voice and seed. Rows do not affect each other.
 
-        voices: one for all, or a list with one (or None) a text. seeds: one a text. options: progress,
-        batch_size and retries of `RunOptions`. The rest as in `generate`.
+        voices: one for all, or a list with a voice or None for each text. seeds: one for each text. options:
+        progress, batch_size and retries of `RunOptions`. Everything else is as in `generate`.
         """
         run, config = RunOptions.of(options, "progress", "batch_size", "retries"), self.settings(config)
         if isinstance(texts, str) or not isinstance(texts, Sequence):
@@ -263,16 +272,15 @@ class Bark:
         config: GenerationConfig | None = None,
         **options: Any,
     ) -> Iterator[tuple[int, Clip | Exception]]:
-        """Speak any number of texts: (index, Clip) of each as soon as it is ready, in no certain order.
+        """Speak any number of texts. Yield (index, Clip) as each clip is ready, not in the requests' order.
 
-        requests: each a Request, a text, or a mapping with "text" and perhaps "voice" and "seed"; read as
-            they are needed, so memory does not grow with their number. One that cannot be spoken gives
-            (index, its ValueError or OSError), and the rest go on. Two batches are read before the first
-            clip comes.
+        requests: Requests, texts, or mappings with "text" and optionally "voice" and "seed". They are read
+            lazily, at most two batches ahead, so memory does not grow with their number. A request that fails
+            yields (index, ValueError or OSError); the others continue.
         options: progress (a bar that counts clips), batch_size and retries of `RunOptions`.
 
-        A clip does not depend on the batch size and its neighbours (with weights of 16 bits or less as far as
-        rounding goes, which can change tokens). Bad settings raise ValueError at once.
+        A clip does not depend on the batch size or on other rows (with weights of 16 bits or less, rounding
+        can change tokens). Bad settings raise ValueError immediately.
         """
         if isinstance(requests, (str, Request, Mapping)) or not isinstance(requests, Iterable):
             raise ValueError(f"requests must be an iterable of Request or str, not {type(requests).__name__}")
@@ -310,15 +318,16 @@ class Bark:
         config: GenerationConfig | None = None,
         **options: Any,
     ) -> Iterator[Clip]:
-        """Speak a text of any length: a Clip a sentence, in their order, each as soon as it is ready.
+        """Speak a text of any length. Yield one Clip per sentence, in order, each as soon as it is ready.
 
-        voice: None keeps the first clip's own throughout.
-        seed: of the first sentence; sentence i has seed + i.
-        options: progress, batch_size, retries and pause of `RunOptions`. The first sentence is spoken alone,
-            to be heard soon. A pause ends every clip but the last: joined, their audio is the whole.
+        voice: None continues with the voice of the first clip.
+        seed: of the first sentence; sentence i uses seed + i.
+        options: progress, batch_size, retries and pause of `RunOptions`. The first sentence runs alone, for a
+            short delay. Every clip but the last ends with a pause, so concatenating their audio gives the
+            whole text.
 
-        A clip's `first_audio` is how long after the first was asked for it was ready. Bad input raises
-        ValueError here and now, not at the first clip.
+        A clip's `first_audio` is the seconds from the first `next()` until the clip was ready. Bad input
+        raises ValueError in this call, not at the first clip.
         """
         run = RunOptions.of(options, "progress", "batch_size", "retries", "pause")
         silence = self._silence(run.pause)
@@ -337,23 +346,23 @@ class Bark:
         config: GenerationConfig | None = None,
         **options: Any,
     ) -> Iterator[np.ndarray]:
-        """The audio of `stream` in pieces, float32 (n,), which the codec makes one by one.
+        """Yield the audio of `stream` in pieces, float32 (n,), each decoded when it is asked for.
 
-        Joined, they are what `stream` gives, to rounding. The arguments are those of `stream`, and
-        `RunOptions.piece`.
+        Concatenated, the pieces equal the audio of `stream` up to rounding. The arguments are those of
+        `stream`, and `RunOptions.piece`.
         """
-        run, codec = RunOptions.of(options), self.config.codec
+        run = RunOptions.of(options)
         silence = self._silence(run.pause)
         if run.piece == 0:
             raise ValueError("piece is 0; it must be a number of seconds")
-        frames = max(PREFIX_FRAMES, round(run.piece * codec.sample_rate / codec.hop))
+        frames = max(PREFIX_FRAMES, round(run.piece * self.sample_rate / self.codec.config.hop))
         return self._pieces(self._sentences(text, voice, seed, config, run, audio=False), frames, silence)
 
     def _pieces(self, spoken, frames: int, silence: np.ndarray) -> Iterator[np.ndarray]:
         for state, more in spoken:
             pieces = streaming.decode_in_pieces(self.codec, state.codes, frames)
             while True:
-                with self._resident("codec"):  # not while the caller plays
+                with self._resident("codec"):  # off the device while the caller plays the piece
                     audio = next(pieces, None)
                 if audio is None:
                     break
@@ -364,7 +373,7 @@ class Bark:
     def _sentences(
         self, text, voice, seed, config, run: RunOptions, audio: bool = True
     ) -> Iterator[tuple[RequestState, bool]]:
-        """Finished states, a sentence each, and whether more follow. Bad input raises now."""
+        """Return an iterator of (finished state, whether more follow). Bad input raises here."""
         config, voice = self.settings(config), self.find_voice(voice)
         pieces = self.sentences(text, config)
         seed = sampling.new_seed() if seed is None else sampling.check_seed(seed)
@@ -382,18 +391,20 @@ class Bark:
         return streaming.with_progress(spoken, [len(piece) for piece, _ in pieces], run.progress)
 
     def _silence(self, seconds: float) -> np.ndarray:
-        return np.zeros(round(seconds * self.config.codec.sample_rate), dtype=np.float32)
+        return np.zeros(round(seconds * self.sample_rate), dtype=np.float32)
 
     # --- requests -------------------------------------------------------------------------------------------
 
     def sentences(self, text: str, config: GenerationConfig | None = None) -> list[tuple[str, list[int]]]:
-        """The sentences that `stream` speaks, each with its tokenizer ids; ValueError if there are none."""
+        """Split a text into the sentences that `stream` speaks, each with its tokenizer ids. ValueError if
+        there are none.
+        """
         config, limit = self.settings(config), self.config.tokens.n_text
         check_text(text)
         pieces = sentences.split(text, lambda piece: len(self._encode(piece, config)) <= limit)
-        pieces = [(piece, ids) for piece in pieces if (ids := self._encode(piece, config))]  # no lone marks
+        pieces = [(piece, ids) for piece in pieces if (ids := self._encode(piece, config))]
         if not pieces:
-            raise ValueError("the text is empty to this model: it reads no word in it")
+            raise ValueError("the text is empty to this model: its tokenizer finds no word in it")
         if any(len(ids) > limit for _, ids in pieces):
             raise ValueError(f"a single character of the text has more than {limit} tokens")
         return pieces
@@ -401,9 +412,9 @@ class Bark:
     def state(
         self, index: Any, request: Request, config: GenerationConfig | None = None, find=None
     ) -> RequestState:
-        """A request, checked, to be submitted to a `pipeline`; errors as of `generate`.
+        """Check a request and return the state to submit to a `pipeline`. Errors as in `generate`.
 
-        find: gives the Voice of a voice-like, None: `find_voice`.
+        find: a replacement for `find_voice`, for example one that caches.
         """
         ids = self.token_ids(request.text, config)
         seed = sampling.new_seed() if request.seed is None else sampling.check_seed(request.seed)
@@ -413,7 +424,7 @@ class Bark:
         )
 
     def _clips(self, states: Sequence[RequestState]) -> list[Clip]:
-        """Clips of finished requests; the first error is raised."""
+        """Return the clips of finished requests. Raises the first error among them."""
         for state in states:
             if state.error is not None:
                 raise state.error
@@ -426,11 +437,14 @@ class Bark:
     def clip(
         self, state: RequestState, silence: np.ndarray | None = None, since: float | None = None
     ) -> Clip:
-        """The Clip of a finished state, with `silence` after it. since: when its sound was asked for."""
+        """Make the Clip of a finished state.
+
+        silence: appended to the audio. since: `time.perf_counter()` when the audio was asked for.
+        """
         audio = np.zeros(0, np.float32) if state.audio is None else state.audio.numpy()
         return Clip(
             audio=audio if silence is None else np.concatenate((audio, silence)),
-            sample_rate=self.config.codec.sample_rate,
+            sample_rate=self.sample_rate,
             semantic=state.semantic.cpu().numpy(),
             codes=state.codes.cpu().numpy(),
             text=state.text,
@@ -443,7 +457,9 @@ class Bark:
         )
 
     def batch_size(self, given: int | None = None, config: GenerationConfig | None = None) -> int:
-        """Rows at a time. None is 8 on a CPU, else 32, or as many as half of the free memory holds."""
+        """Return the number of rows to run together: `given`, or 8 on a CPU and 32 elsewhere, fewer if their
+        KV caches do not fit into half of the free memory.
+        """
         if given is not None:
             return given
         most, free = 8 if self.device.type == "cpu" else 32, free_memory(self.device)
@@ -462,12 +478,13 @@ class Bark:
         audio: bool = True,
         fine_batch_size: int | None = None,
     ) -> Pipeline:
-        """Runs any number of requests: `submit` each `state`, `step`, and take the `clip` of what is done.
+        """Make a Pipeline: `submit` a `state` for each request, `step`, and turn finished states into Clips
+        with `clip`.
 
-        config: from `settings`. The rest are the arguments of Pipeline.
+        config: from `settings`. The other arguments are those of Pipeline.
         """
         run = RunOptions() if run is None else run
-        if fine_batch_size is None:  # clips that wait for each other, where small batches waste a device
+        if fine_batch_size is None:  # larger batches use a GPU better, but clips wait for each other
             on_cpu = self.device.type == "cpu"
             fine_batch_size = 1 if on_cpu else size if self.offload else max(1, size // 4)
         return Pipeline(
@@ -495,9 +512,9 @@ class Bark:
     ) -> list[Tensor]:
         """Texts -> semantic tokens, a list of int64 (N_i,) on the model's device, 49.9 a second (spec 4.1).
 
-        voices, seeds: one a row. A seed may be a torch.Generator, whose noise is then continued: hand the
-        same generators to the three stages and they give what `generate` gives. options: progress and
-        batch_size of `RunOptions`.
+        voices, seeds: one for each row. A seed may be a torch.Generator, which the stage advances: pass the
+        same generators to all three stages to get the result of `generate`. options: progress and batch_size
+        of `RunOptions`.
         """
         config = self.settings(config)
         if isinstance(texts, str) or not isinstance(texts, Sequence):
@@ -516,7 +533,7 @@ class Bark:
     ) -> list[Tensor]:
         """Semantic tokens (N_i,) -> codes of the first two codebooks, a list of int64 (2, T_i) (spec 4.2).
 
-        The rest as in `text_to_semantic`.
+        The other arguments are as in `text_to_semantic`.
         """
         rows = token_rows(rows, "semantic row", None, self.config.tokens.semantic_vocab_size, self.device)
         return self._run_stage(CoarseStage, rows, voices, seeds, self.settings(config), options)
@@ -529,9 +546,9 @@ class Bark:
         config: GenerationConfig | None = None,
         **options: Any,
     ) -> list[Tensor]:
-        """Codes of the first k codebooks (k, T_i), k < 8, usually 2 -> all, int64 (8, T_i) (spec 4.3).
+        """Codes (k, T_i) of the first k codebooks, usually 2 -> codes of all, int64 (8, T_i) (spec 4.3).
 
-        The rest as in `text_to_semantic`.
+        The other arguments are as in `text_to_semantic`.
         """
         t = self.config.tokens
         rows = token_rows(rows, "coarse row", range(1, t.n_codebooks), t.codebook_size, self.device)
@@ -539,7 +556,7 @@ class Bark:
 
     @torch.no_grad()
     def _run_stage(self, kind: type, rows: Sequence, voices, seeds, config, options: Mapping) -> list:
-        """What a stage makes of rows of any length, each with its own voice and noise."""
+        """Run one stage over rows of any length, each with its own voice and generator."""
         run, n = RunOptions.of(options, "progress", "batch_size"), len(rows)
         voices, generators = self._voices(voices, n), self._generators(one_a_row(seeds, n, "seeds"))
         size = min(self.batch_size(run.batch_size, config), max(1, n))
@@ -561,15 +578,15 @@ class Bark:
     def encode(
         self, audio: np.ndarray | Tensor | str | os.PathLike, sample_rate: int | None = None
     ) -> Tensor:
-        """A recording -> codes, int64 (8, T), 75 frames a second, which `decode` turns into sound (spec 6.4).
+        """A recording -> codes, int64 (8, T), 75 frames a second, the inverse of `decode` (spec 6.4).
 
-        audio: (samples,), floats in [-1, 1] or integers of PCM, at `sample_rate` (None: the codec's 24 kHz);
-            or the path of a WAV of any rate, whose channels are averaged.
+        audio: (samples,), floats in [-1, 1] or PCM integers, at `sample_rate` (None: the codec's 24 kHz); or
+            the path of a WAV file of any rate, whose channels are averaged.
 
-        Needs the codec's encoder: `from_pretrained(..., encoder=True)`. ValueError without it, or for what is
-        no sound.
+        ValueError for bad audio, or if the codec was loaded without its encoder
+        (`from_pretrained(..., encoder=True)` loads it).
         """
-        sound = mono(audio, sample_rate, self.config.codec.sample_rate)
+        sound = mono(audio, sample_rate, self.sample_rate)
         with self._resident("codec") as codec:
             weight = codec.codebooks
             given = sound.to(weight.device, weight.dtype)[None]
@@ -583,27 +600,29 @@ class Bark:
         voice: VoiceLike = None,
         config: GenerationConfig | None = None,
     ) -> Scores:
-        """Log-probabilities of a clip's tokens, each given all before it, for a text and a voice.
+        """Return the log-probability of each token of a clip given the tokens before it, the text and voice.
 
-        clip: a Clip, or (semantic, codes): (N,) and (8, T), or (2, T) to leave the fine stage out. None
-            instead of codes scores the semantic stage alone; None instead of semantic the fine stage alone.
-        text: None takes the clip's own. voice: the one it was spoken with; a clip does not remember it.
-        config: its `max_coarse_history` and `rules` count; sampling settings do not.
+        clip: a Clip, or (semantic, codes): (N,) and (8, T), or (2, T) to skip the fine stage. With codes None
+            only the semantic stage is scored; with semantic None only the fine stage.
+        text: None uses the clip's. voice: the one it was spoken with; a clip does not store it.
+        config: only `max_coarse_history` and `rules` matter; sampling settings do not.
 
-        ValueError for tokens outside the models' ranges, or lengths that do not belong together.
+        ValueError for tokens outside the models' ranges, or lengths that do not match.
         """
         if isinstance(clip, Clip):
             clip, text = (clip.semantic, clip.codes), clip.text if text is None else text
         config, voice = self.settings(config), self.find_voice(voice)
         semantic, codes = tokens_to_score(clip, self.config, self.device)
         if semantic is not None and text is None:
-            raise ValueError("the text is missing: semantic tokens are scored for one")
+            raise ValueError("the text is missing: semantic tokens are scored given a text")
         ids = None if semantic is None else self.token_ids(text, config)
         return score.score(self._resident, ids, semantic, codes, voice, config, self.config.tokens)
 
     @contextlib.contextmanager
     def _resident(self, name: str) -> Iterator[nn.Module]:
-        """A model, on the device inside a `with` statement. With offload its weights are copied there."""
+        """Context manager that yields a model on the device. With offload, its weights are there only inside
+        the `with` block.
+        """
         model = getattr(self, name)
         if not self.offload:
             yield model
@@ -620,7 +639,10 @@ class Bark:
     # --- checked input --------------------------------------------------------------------------------------
 
     def settings(self, config: GenerationConfig | None = None) -> GenerationConfig:
-        """`config`, or the checkpoint's own, fitted to these models; ValueError if they cannot do it."""
+        """Return `config`, or the checkpoint's, with lengths fitted to these models.
+
+        ValueError if it asks for more than they can do.
+        """
         config = self.config.generation if config is None else config
         if not isinstance(config, GenerationConfig):
             raise ValueError(f"config must be a GenerationConfig, not {type(config).__name__}")
@@ -628,16 +650,18 @@ class Bark:
 
     def _encode(self, text: str, config: GenerationConfig) -> list[int]:
         if config.rules == "suno":
-            text = re.sub(r"\s+", " ", text).strip()  # transformers leaves white space to the tokenizer (D1)
+            text = re.sub(r"\s+", " ", text).strip()  # transformers does not normalise white space (D1)
         return self.tokenizer.encode(text)
 
     def token_ids(self, text: str, config: GenerationConfig | None = None) -> list[int]:
-        """Tokenizer ids of a text, at most n_text; ValueError for a text that cannot be spoken."""
+        """Return the tokenizer ids of a text, at most n_text. ValueError for a text that cannot be spoken."""
         config = self.settings(config)
         check_text(text)
         ids, limit = self._encode(text, config), self.config.tokens.n_text
         if not ids:
-            raise ValueError(f"the text {shortened(text)} is empty to this model: it reads no word in it")
+            raise ValueError(
+                f"the text {shortened(text)} is empty to this model: its tokenizer finds no word in it"
+            )
         if len(ids) > limit and not config.truncate:
             raise ValueError(
                 f"the text {shortened(text)} has {len(ids)} tokens, and the model reads {limit}: "
@@ -655,7 +679,7 @@ class Bark:
         return [self.find_voice(voice) for voice in one_a_row(given, n, "voices")]
 
     def find_voice(self, voice: VoiceLike) -> Voice | None:
-        """The Voice that a name, a path or arrays stand for, checked against this model; None stays None."""
+        """Return the Voice for a name, a path or arrays, checked against this model; None for None."""
         tokens = self.config.tokens
         if voice is None:
             return None
@@ -672,13 +696,13 @@ class Bark:
             return Voice.from_arrays(self._checkpoint.voice(name), name, tokens)
         if name in self.voices:
             return Voice.from_arrays(self._voice_hub(name, tokens), name, tokens)
-        raise unknown(name, self._own_voices, tokens)
+        raise unknown_voice(name, self._own_voices, tokens)
 
     def _generators(self, seeds: Sequence[int | torch.Generator | None]) -> list[torch.Generator]:
-        """A generator a row, on the device where the models compute."""
+        """Return one generator for each row, on the models' device."""
         given = [seed for seed in seeds if isinstance(seed, torch.Generator)]
         if len({id(generator) for generator in given}) < len(given):
-            raise ValueError("two rows have the same generator: give each row its own")
+            raise ValueError("two rows have the same generator: pass a different one for each row")
         return [
             seed
             if isinstance(seed, torch.Generator)
@@ -688,7 +712,7 @@ class Bark:
 
 
 def _checked(load: LoadOptions) -> tuple[torch.device, torch.dtype | None]:
-    """Device and dtype of loading options; ValueError for what cannot be had here."""
+    """Check loading options and return (device, dtype). ValueError for what this machine does not support."""
     device, dtype = pick_device(load.device), pick_dtype(load.dtype)
     check_compile(load.compile, device)
     quantizing.check_format(load.quantize, device)

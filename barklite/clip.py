@@ -1,4 +1,4 @@
-"""What a generation gives back: sound, and the tokens that it was made of."""
+"""`Clip`, the result of a generation: audio and the tokens it was made from. Also writes WAV files."""
 
 import base64
 import html
@@ -15,19 +15,20 @@ from .config import TokenConfig
 from .storage import atomic
 from .voice import Voice
 
-MIN_VOICE = 10  # semantic tokens; from here on the number of frames is in proportion (spec 4.2)
+MIN_VOICE = 10  # semantic tokens; fewer may not match the number of frames (spec 4.2)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Clip:
-    """One generated sound.
+    """The result of one generation.
 
-    audio: float32 (samples,), nominally in [-1, 1]. semantic: int64 (N,). codes: int64 (8, T), 320 samples a
-    frame.
-    seed: what reproduces it. finish_reason: "eos" if the model ended it, "length" if a limit did. timings:
-    seconds spent in each stage; of a clip made with others, its share. first_audio: of a clip of a stream,
-    whose audio may end with a pause, seconds from the call until it was ready. eos_p: float32 (N,), or
-    (N + 1,) if the model ended it: how probable the end was at each semantic step, as `min_eos_p` sees it.
+    audio: float32 (samples,), nominally in [-1, 1]. From `stream` it may end with a pause.
+    semantic: int64 (N,). codes: int64 (8, T), 320 samples a frame.
+    seed: reproduces the clip. finish_reason: "eos" if the model ended it, "length" if a limit did.
+    timings: seconds spent in each stage, divided among the rows that ran together.
+    first_audio: only from `stream`: seconds from the first `next()` until this clip was ready.
+    eos_p: float32 (N,), or (N + 1,) if the model ended it: probability of the end token at each semantic
+        step, the value that `min_eos_p` is compared with.
     """
 
     audio: np.ndarray
@@ -47,14 +48,13 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        """How long it sounds."""
+        """Duration of the audio."""
         return len(self.audio) / self.sample_rate
 
     def voice(self, name: str | None = None) -> Voice:
-        """This clip as a history prompt, for the next text to be spoken in the same voice.
+        """Return this clip as a history prompt, to speak another text in the same voice.
 
-        ValueError if it is too short: below about ten semantic tokens the three stages' lengths need not
-        match.
+        ValueError if it has fewer than ten semantic tokens: its arrays' lengths may not match.
         """
         if self.codes.shape[1] == 0:
             raise ValueError("an empty clip has no voice: let it speak a longer text")
@@ -66,10 +66,9 @@ class Clip:
         return Voice(self.semantic, self.codes[: self.tokens.n_coarse], self.codes, name, self.tokens)
 
     def save(self, path: str | os.PathLike, *, float32: bool = False) -> None:
-        """Write a WAV: 16-bit PCM, or 32-bit float if asked. Warns if samples had to be clipped; OSError if
-        it cannot.
+        """Write a WAV file, atomically: 16-bit PCM, or 32-bit float.
 
-        The file appears whole or not at all.
+        Warns if 16-bit samples had to be clipped. OSError if the file cannot be written.
         """
         check_suffix(path)
         if not float32 and (n := clipped(self.audio)):
@@ -77,14 +76,14 @@ class Clip:
         atomic.write_bytes(path, self.wav(float32=float32))
 
     def wav(self, *, float32: bool = False) -> bytes:
-        """The bytes of the WAV file that `save` writes."""
+        """Return the WAV file that `save` writes, as bytes."""
         return wav(self.audio, self.sample_rate, float32)
 
     def plot(self, path: str | os.PathLike | None = None) -> "matplotlib.figure.Figure":  # noqa: F821
-        """Waveform, spectrogram, semantic tokens with the probability of the end, and codes, over seconds.
+        """Draw waveform, spectrogram, semantic tokens with `eos_p`, and codes against time.
 
-        With a path the figure is also written, whole or not at all, as .png, .pdf, .svg or .jpg: ValueError
-        for another name, OSError if it cannot. ImportError without matplotlib.
+        With a path the figure is also written, atomically, as .png, .pdf, .svg or .jpg. ValueError for
+        another suffix, OSError if the file cannot be written, ImportError without matplotlib.
         """
         drawing = plotting()
         format = None if path is None else drawing.format_of(path)
@@ -102,19 +101,20 @@ class Clip:
         scores: "Scores | None" = None,  # noqa: F821
         trace: "Trace | None" = None,  # noqa: F821
     ) -> "Report":  # noqa: F821
-        """A page to look into this clip: a player whose cursor runs through sound, spectrogram, tokens and
-        codes. A notebook shows it; with a path it is also written, as one .html that needs no network.
+        """Make an HTML page that plays this clip and shows waveform, spectrogram, tokens and codes in time.
 
-        words: from `barklite.inspect.align`. scores: from `Bark.score`. trace: of `bark.semantic` around
-        that. other: a clip to show beside this one, what differs marked. ValueError for another name than
-        .html, and for scores or a trace of another clip; OSError if it cannot be written.
+        A notebook displays it. With a path it is also written, as one .html file that needs no network.
+
+        words: from `barklite.inspect.align`. scores: from `Bark.score`. trace: of `bark.semantic` during that
+        call. other: a clip to compare side by side, with differences marked. ValueError for a suffix other
+        than .html and for scores or a trace of another clip; OSError if the file cannot be written.
         """
         from .analysis.report import View
 
         return View(self, words, scores, trace).report(path, other)
 
     def _repr_html_(self) -> str:
-        """A player and what it plays, in a notebook."""
+        """An audio player with text, seed and duration, for notebooks."""
         sound = base64.b64encode(self.wav()).decode("ascii")
         text = html.escape(" ".join(self.text.split())[:200])
         facts = f"{self.seconds:.2f} s, seed {self.seed}, ended by {self.finish_reason}"
@@ -123,7 +123,7 @@ class Clip:
 
 
 def plotting():
-    """The module `barklite.analysis.plot`. Without matplotlib an ImportError says what to install."""
+    """Import `barklite.analysis.plot`. Without matplotlib the ImportError says what to install."""
     try:
         import matplotlib  # noqa: F401
 
@@ -134,19 +134,19 @@ def plotting():
 
 
 def check_suffix(path: str | os.PathLike) -> None:
-    """ValueError if a file name promises another format than WAV."""
+    """ValueError if a file name has the suffix of another audio format than WAV."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix in (".mp3", ".ogg", ".opus", ".flac", ".m4a", ".aac"):
         raise ValueError(f"barklite writes WAV, not {suffix}: name the file .wav, and convert it afterwards")
 
 
 def clipped(audio: np.ndarray) -> int:
-    """Samples that 16-bit PCM cannot hold."""
+    """Count the samples that 16-bit PCM clips."""
     return int((np.abs(audio) > 1).sum())
 
 
 class WavWriter:
-    """A WAV file as `wav` makes it, written part by part. What is not finished says that it holds nothing."""
+    """Writes the same file as `wav`, part by part. Until `finish`, the header says that it has no samples."""
 
     def __init__(self, file: BinaryIO, sample_rate: int, float32: bool = False):
         self.file, self.float32, self.samples, self.clipped = file, float32, 0, 0
@@ -154,11 +154,11 @@ class WavWriter:
         file.write(self.header)
 
     def write(self, audio: np.ndarray) -> None:
-        """Audio (samples,). ValueError once there are more than a WAV's sizes, of 32 bits, can count."""
+        """Append audio (samples,). ValueError if the file exceeds 4 GB, the limit of its 32-bit sizes."""
         check_sound(audio)
         self.samples += len(audio)
         if len(self.header) + self._bytes() >= 2**32:
-            raise ValueError("a WAV file holds 4 GB: speak the text in parts")
+            raise ValueError("a WAV file holds at most 4 GB: speak the text in parts")
         self.clipped += clipped(audio)
         self.file.write(audio.astype("<f4") if self.float32 else pcm16(audio).astype("<i2"))
 
@@ -176,12 +176,12 @@ class WavWriter:
 
 
 def pcm16(audio: np.ndarray) -> np.ndarray:
-    """Samples as 16-bit PCM, int16, clipped to [-1, 1]."""
+    """Convert float samples to int16 PCM, clipped to [-1, 1]."""
     return np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)
 
 
 def check_sound(audio: np.ndarray, sample_rate: int = 1) -> None:
-    """ValueError unless it can be played: finite samples of one channel, at a rate that a WAV can have."""
+    """ValueError unless `audio` is finite floats of one channel and the rate is one that WAV can store."""
     if not isinstance(sample_rate, numbers.Integral) or not 1 <= sample_rate <= 1_000_000:
         raise ValueError(f"sample_rate is {sample_rate!r:.99}; it must be a whole number up to 1000000")
     if not isinstance(audio, np.ndarray) or audio.ndim != 1 or audio.dtype.kind != "f":
@@ -195,7 +195,7 @@ def check_sound(audio: np.ndarray, sample_rate: int = 1) -> None:
 
 
 def wav(audio: np.ndarray, sample_rate: int, float32: bool = False) -> bytes:
-    """Audio (samples,) as a WAV file: 16-bit PCM, clipped to [-1, 1], or 32-bit float."""
+    """Encode audio (samples,) as a WAV file: 16-bit PCM, clipped to [-1, 1], or 32-bit float."""
     import scipy.io.wavfile
 
     check_sound(audio, sample_rate)

@@ -1,4 +1,4 @@
-"""What the commands share: streams that are open, and mistakes told in one line, never by a traceback."""
+"""Shared by the commands: argument parsing, and errors as one line on stderr instead of a traceback."""
 
 import argparse
 import contextlib
@@ -11,18 +11,18 @@ from typing import NoReturn, TextIO
 
 from .config import Options
 
-NAME = 5000  # characters of a file's name that are shown; no system has longer ones
+MAX_NAME = 5000  # characters of a file name in messages; longer than any valid path
 
 
 class Parser(argparse.ArgumentParser):
-    """Options are given in full, and wrong usage gets one line, whatever was typed."""
+    """An argument parser without abbreviations, whose usage errors are one line."""
 
     def __init__(self, name: str, description: str):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(name, description=description, formatter_class=formatter, allow_abbrev=False)
 
     def add_options(self, title: str, kind: type[Options], *names: str) -> "argparse._ArgumentGroup":
-        """A group of flags made of a dataclass's fields: their types, defaults and help."""
+        """Add a group of flags for fields of a dataclass, with their types, defaults and help."""
         group = self.add_argument_group(title)
         fields = {field.name: field for field in dataclasses.fields(kind)}
         for name in names:
@@ -40,30 +40,31 @@ class Parser(argparse.ArgumentParser):
         super().error(sentence(ValueError(f"{message:.300}")))
 
 
-def given(options: argparse.Namespace, kind: type[Options]) -> Options:
-    """The dataclass that a command's flags fill; ValueError for bad values."""
+def options_of(options: argparse.Namespace, kind: type[Options]) -> Options:
+    """Make the dataclass `kind` from parsed flags. ValueError for bad values."""
     names = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in vars(options).items() if name in names})
 
 
 def open_streams() -> None:
-    """Give a process that was started with a closed standard stream (`2>&-`) one that leads nowhere.
+    """Connect standard streams that were closed at start (`2>&-`) to /dev/null.
 
-    Else the next file opened would take the stream's number, and be written to by whoever means the stream.
+    Otherwise the next file opened would get the stream's descriptor, and receive its output.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115
 
 
 def run(name: str, act: Callable[[], int], interrupted: str = "interrupted") -> int:
-    """What `act` returns, the exit status; where it raises, a line on stderr and 1, or 130 if interrupted.
+    """Run `act` and return its exit status. If it raises, print a line on stderr and return 1, or 130 if
+    interrupted.
 
-    `python -X dev` lets an error come through that no command should meet.
+    `python -X dev` raises unexpected errors instead.
     """
     status = 1
     try:
@@ -72,11 +73,11 @@ def run(name: str, act: Callable[[], int], interrupted: str = "interrupted") -> 
         return status
     except KeyboardInterrupt:
         message, status = interrupted, 130
-    except BrokenPipeError:  # the reader of our output left: nobody is there to be told
+    except BrokenPipeError:  # the reader of the output has gone
         message = ""
     except MemoryError as error:
         message = f"not enough memory {sentence(error)}"
-    except (ValueError, OSError, ImportError) as error:  # the last for an extra that is not installed
+    except (ValueError, OSError, ImportError) as error:  # ImportError: an extra that is not installed
         message = sentence(error)
     except Exception as error:
         if "out of memory" in str(error):  # PyTorch's RuntimeError for a device
@@ -85,22 +86,22 @@ def run(name: str, act: Callable[[], int], interrupted: str = "interrupted") -> 
             raise
         else:
             kind = type(error).__name__
-            message = f"this is a mistake in barklite, please report it: {kind}: {sentence(error)}"
-    _settle(sys.stdout)
+            message = f"this is a bug in barklite, please report it: {kind}: {sentence(error)}"
+    _flush(sys.stdout)
     if message:
         say(f"{name}: {message}".rstrip())
     return status or 1
 
 
 def say(line: str) -> None:
-    """Print a line on stderr, if that takes it."""
+    """Print a line on stderr; ignore a stderr that is closed or full."""
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr)
-    _settle(sys.stderr)
+    _flush(sys.stderr)
 
 
-def _settle(stream: TextIO) -> None:
-    """Write out what a stream holds, or forget it: else Python tries again at its end, and complains."""
+def _flush(stream: TextIO) -> None:
+    """Flush a stream. If that fails, point it to /dev/null, so that Python does not fail again at exit."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -109,24 +110,23 @@ def _settle(stream: TextIO) -> None:
 
 
 def sentence(error: Exception) -> str:
-    """An error as one line; the operating system's with the file's name in front."""
+    """Format an error as one line, an OSError with the file name first."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
         if error.filename:
-            text = f"{_visible(str(error.filename)):.{NAME}}: {text}"
-        elif isinstance(error, FileNotFoundError) and not _here():
-            text = "the working directory is gone: change to another one"
-    return _visible(" ".join(text.split()))
+            text = f"{_escaped(str(error.filename)):.{MAX_NAME}}: {text}"
+        elif isinstance(error, FileNotFoundError) and not _cwd_exists():
+            text = "the working directory no longer exists: change to another one"
+    return _escaped(" ".join(text.split()))
 
 
-def _visible(text: str) -> str:
-    """Control characters as Python writes them: in a file's name they could move a terminal's cursor."""
+def _escaped(text: str) -> str:
+    """Escape control characters, which could move the terminal's cursor."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: ascii(match[0])[1:-1], text)
 
 
-def _here() -> bool:
-    """Whether the working directory is still there."""
+def _cwd_exists() -> bool:
     try:
         return bool(os.getcwd())
     except OSError:

@@ -1,7 +1,7 @@
 """Every number of Bark in one place: sizes, token ids, windows, sampling settings.
 
 All dataclasses are frozen and compare by value. The defaults are those of the released checkpoints
-(specification sections 1.2, 1.3, 3.1 and 6); a model trained with other numbers carries its own in
+(specification sections 1.2, 1.3, 3.1 and 6); a model trained with other numbers stores them in its
 `config.json`.
 
 Axes, in this order everywhere: B batch, T positions or frames, K codebooks, H heads, D width, V vocabulary.
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 RULES = ("suno", "transformers")
 FORMAT_VERSION = 1
-MAX_LAYERS = 1000  # more is a mistake, and would keep the loader busy for hours
-MAX_RATIOS = 16  # likewise
+MAX_LAYERS = 1000  # a damaged config.json could otherwise keep the loader busy for hours
+MAX_RATIOS = 16
 
 
 def _number(x) -> bool:
     try:
         return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
@@ -36,19 +36,19 @@ def _whole(x) -> bool:
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """A causal token model, semantic or coarse. Linears and LayerNorms have no bias (spec 3.2)."""
+    """The semantic or coarse model: a causal transformer without biases (spec 3.2)."""
 
     n_layer: int
     n_head: int
     n_embd: int
     input_vocab_size: int
     output_vocab_size: int
-    block_size: int = 1024  # learned positions
+    block_size: int = 1024  # positions
 
 
 @dataclass(frozen=True)
 class FineConfig:
-    """The bidirectional fine model: a token table a codebook, LayerNorms with bias (spec 3.5)."""
+    """The bidirectional fine model: one embedding per codebook, LayerNorms with bias (spec 3.5)."""
 
     n_layer: int
     n_head: int
@@ -60,25 +60,25 @@ class FineConfig:
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """EnCodec (spec 6). One frame is prod(ratios) samples: 320 at 24 kHz, 75 frames a second."""
+    """EnCodec (spec 6). A frame has prod(ratios) = 320 samples; 24 kHz gives 75 frames a second."""
 
     sample_rate: int = 24_000
     n_filters: int = 32
     dimension: int = 128
-    ratios: tuple[int, ...] = (8, 5, 4, 2)  # as the decoder upsamples; the encoder runs them backwards
+    ratios: tuple[int, ...] = (8, 5, 4, 2)  # the decoder's upsampling; the encoder uses the reverse order
     n_codebooks: int = 8
     codebook_size: int = 1024
-    encoder: bool = False  # whether the checkpoint holds the encoder too
+    encoder: bool = False  # whether the checkpoint contains the encoder
 
     @property
     def hop(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return math.prod(self.ratios)
 
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """Id spaces, slots, windows and rates: what ties the four models together (spec 1.2, 1.3)."""
+    """Id spaces, prompt lengths, windows and rates that the four models share (spec 1.2, 1.3)."""
 
     # semantic model: [text n_text][history n_semantic_history][semantic_infer] -> semantic tokens
     text_offset: int = 10_048  # added to every tokenizer id
@@ -94,7 +94,7 @@ class TokenConfig:
     coarse_pad: int = 12_048
     coarse_infer: int = 12_050
     n_coarse_semantic: int = 256
-    n_coarse: int = 2  # codebooks it predicts
+    n_coarse: int = 2  # codebooks that the coarse model predicts
     coarse_window: int = 60  # tokens generated before the window slides
     max_coarse_history: int = 630  # tokens
     frame_rate: float = 75.0  # codec frames a second
@@ -103,31 +103,31 @@ class TokenConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
     fine_pad: int = 1024
-    fine_window: int = 1024  # frames seen at once
-    fine_hop: int = 512  # frames a window moves
+    fine_window: int = 1024  # frames per forward
+    fine_hop: int = 512  # frames from one window to the next
     max_fine_history: int = 512  # frames
 
     @property
     def coarse_per_semantic(self) -> float:
-        """R of spec 1.1: coarse tokens a semantic token; the order of evaluation is part of the rule."""
+        """Coarse tokens per semantic token, R of spec 1.1. Another order of evaluation rounds differently."""
         return self.frame_rate / self.semantic_rate * self.n_coarse
 
     @property
     def n_prompt(self) -> int:
-        """Positions of the semantic prompt: text and history are merged, and one more starts the answer."""
+        """Length of the semantic prompt: text and history share positions, then comes `semantic_infer`."""
         return self.n_text + 1
 
     def coarse_steps(self, n_semantic: int) -> int:
-        """Coarse tokens made for `n_semantic` semantic tokens, a whole number of frames (spec 4.2)."""
+        """Number of coarse tokens for `n_semantic` semantic tokens, a whole number of frames (spec 4.2)."""
         return self.n_coarse * math.floor(n_semantic * self.coarse_per_semantic / self.n_coarse)
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How one token is drawn. temperature 0 is greedy; None switches a filter off.
+    """How a token is sampled. temperature 0 is greedy; None turns a filter off.
 
-    filter: a function of your own, applied before the other filters: (logits (B, V), past) -> logits (B, V).
-        `past` has an int64 tensor (n,) a row: the indices into V that the row drew earlier in this stage.
+    filter: a custom function (logits (B, V), past) -> logits (B, V), applied before the other filters. `past`
+        has an int64 tensor (n,) for each row: the indices into V that the row sampled earlier in this stage.
         It runs in Python at every step of the semantic and coarse models, and is not saved.
     """
 
@@ -157,14 +157,15 @@ class SamplingConfig:
 class GenerationConfig:
     """Settings of one generation.
 
-    rules: whose order of filters, end rule and draw widths to follow (spec 4.5, 8.2): "suno" for Suno's
-        package, "transformers" for Hugging Face's. Same weights, same seed, CPU and float32: their tokens.
-        One exception: a fine temperature of exactly 1 draws here, where transformers takes the likeliest
-        (D24).
-    min_eos_p: end the semantic stage when the end's probability reaches this; None waits until it is drawn.
-    max_seconds: a limit on the sound's length; None leaves `max_semantic_tokens` (768, 15.4 s) alone.
-    max_coarse_history: coarse tokens the coarse model looks back on.
-    truncate: cut a text that is too long, with a warning, where otherwise it is an error.
+    rules: the system whose order of filters, end rule and noise width to follow (spec 4.5, 8.2): "suno" for
+        Suno's package, "transformers" for Hugging Face's. The same weights and seed then give its tokens, on
+        the CPU in float32. One exception: a fine temperature of exactly 1 samples here; transformers takes
+        the argmax (D24).
+    min_eos_p: end the semantic stage when the end token's probability reaches this; None waits until it is
+        sampled.
+    max_seconds: limit on the audio's length; None leaves only `max_semantic_tokens` (768, 15.4 s).
+    max_coarse_history: earlier coarse tokens in the coarse model's context.
+    truncate: cut a text that is too long, with a warning, instead of raising an error.
     """
 
     semantic: SamplingConfig = SamplingConfig(0.7)
@@ -182,7 +183,7 @@ class GenerationConfig:
             if not isinstance(getattr(self, name), SamplingConfig):
                 raise ValueError(f"{name} must be a SamplingConfig, for example SamplingConfig(0.7)")
         if self.fine.filter is not None:
-            raise ValueError("a filter is for the semantic and coarse stages: the fine stage has none")
+            raise ValueError("the fine stage takes no filter: use it in the semantic or coarse stage")
         if self.min_eos_p is not None and not (_number(self.min_eos_p) and 0 < self.min_eos_p <= 1):
             raise ValueError(f"min_eos_p is {self.min_eos_p!r:.99}; it must lie in (0, 1], or be None")
         if not (_whole(self.max_semantic_tokens) and self.max_semantic_tokens >= 1):
@@ -202,7 +203,7 @@ class GenerationConfig:
 
     @classmethod
     def transformers(cls, **changes) -> "GenerationConfig":
-        """What Hugging Face's published `generation_config.json` sets (spec 1.4): top_k 50, no min_eos_p."""
+        """The settings of Hugging Face's `generation_config.json` (spec 1.4): top_k 50, no min_eos_p."""
         published = dict(
             semantic=SamplingConfig(0.7, top_k=50),
             coarse=SamplingConfig(0.7, top_k=50),
@@ -212,10 +213,10 @@ class GenerationConfig:
         return cls(**{**published, **changes})
 
     def semantic_limit(self, tokens: TokenConfig) -> int:
-        """Semantic tokens after which the stage stops, whether or not the end was drawn.
+        """Maximum number of semantic tokens.
 
-        The token that crosses `max_seconds` stays, and seconds are summed token by token, as Suno does:
-        10 s keeps 499 tokens (spec 4.1).
+        As in Suno's package, durations are summed token by token and the token that crosses `max_seconds` is
+        kept: 10 s is 499 tokens (spec 4.1).
         """
         if self.max_seconds is None:
             return self.max_semantic_tokens
@@ -226,25 +227,27 @@ class GenerationConfig:
 
 
 def option(default, help: str):
-    """A field of `Options`: its default, and what it means."""
+    """A field of `Options`, with its help text."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 class Options:
-    """Keyword arguments that several functions share, and the flags of the command line."""
+    """Base of dataclasses whose fields are both keyword arguments and command-line flags."""
 
     def __init_subclass__(cls) -> None:
-        """List the fields in the docstring."""
+        """Append the fields and their help to the docstring."""
         fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
         lines = [f"    {name}: {field.metadata['help']}" for name, field in fields.items()]
         cls.__doc__ = "\n".join([cls.__doc__ or "", "", *lines])
 
     @classmethod
     def of(cls, given: dict, *names: str):
-        """An instance with the entries of `given`; TypeError for one that is not among `names`."""
+        """Make an instance from keyword arguments. TypeError for one that is not among `names`."""
         allowed = names or tuple(field.name for field in dataclasses.fields(cls))
         if unknown := [name for name in given if name not in allowed]:
-            raise TypeError(f"unknown option {unknown[0]!r:.99}; there are {', '.join(allowed)}")
+            fields = {*GenerationConfig.__dataclass_fields__, *SamplingConfig.__dataclass_fields__}
+            hint = "; it is set by config=GenerationConfig(...)" if unknown[0] in fields else ""
+            raise TypeError(f"unknown option {unknown[0]!r:.99}; there are {', '.join(allowed)}{hint}")
         return cls(**given)
 
 
@@ -314,15 +317,15 @@ COMPILE_CHOICES = {
 class LoadOptions(Options):
     """How `Bark.from_pretrained` loads a model. The codec, and activations on a CPU, are always float32."""
 
-    device: "torch.device | str | None" = option(None, "cuda, mps or cpu; default: the first that is there")
+    device: "torch.device | str | None" = option(None, "cuda, mps or cpu; default: the first available")
     dtype: "torch.dtype | str | None" = option(
-        None, "float32, float16 or bfloat16, of the token models' weights; default: the checkpoint's"
+        None, "the token models' weights: float32, float16 or bfloat16; default: the checkpoint's"
     )
     compile: "bool | CompileConfig" = option(
-        False, "compile the decoding steps when loading: slow the first time on a machine, then faster"
+        False, "compile the decoding steps: loading takes long the first time on a machine, steps are faster"
     )
     quantize: str | None = option(
-        None, "int8, or on a CPU int4: smaller weights of the token models, which change the tokens"
+        None, "int8, or on a CPU int4: quantize the token models' weights, which changes the tokens"
     )
     offload: bool = option(False, "keep the models on the CPU and move each to the device for its stage")
     revision: str | None = option(None, "branch, tag or commit of a Hub id")
@@ -332,23 +335,26 @@ class LoadOptions(Options):
 
 @dataclass(frozen=True)
 class RunOptions(Options):
-    """How a generation runs. None of these changes a clip, but for `retries` and `pause`."""
+    """How a generation runs. Only `retries` and `pause` can change a clip."""
 
-    progress: bool | None = option(False, "show bars on stderr; None: only on a terminal")
+    progress: bool | None = option(False, "show progress bars on stderr; None: only on a terminal")
     batch_size: int | None = option(
-        None, "texts at a time; default: 8 on a CPU, else 32, or fewer where memory is short"
+        None, "texts per batch; default: 8 on a CPU, else 32, or fewer if memory is short"
     )
     retries: int = option(
-        0, "other seeds to try if a text reaches the length limit or gives no sound; a clip reports its own"
+        0,
+        "other seeds to try if a text reaches the length limit or gives no audio; clip.seed is the last one",
     )
     pause: float = option(0.25, "seconds of silence between the sentences of a long text")
-    piece: float = option(0.5, "seconds of audio that Bark.stream_audio gives at a time")
+    piece: float = option(0.5, "seconds of audio in each piece of Bark.stream_audio")
 
     def __post_init__(self) -> None:
         if not _whole(self.retries) or self.retries < 0:
-            raise ValueError(f"retries is {self.retries!r:.99}; it must be a whole number from 0 on")
+            raise ValueError(f"retries is {self.retries!r:.99}; it must be a whole number of at least 0")
         if self.batch_size is not None and not (_whole(self.batch_size) and self.batch_size >= 1):
-            raise ValueError(f"batch_size is {self.batch_size!r:.99}; it must be a whole number from 1 on")
+            raise ValueError(
+                f"batch_size is {self.batch_size!r:.99}; it must be a whole number of at least 1"
+            )
         for name in ("pause", "piece"):
             seconds = getattr(self, name)
             if not _number(seconds) or not 0 <= seconds <= 3600:
@@ -357,7 +363,7 @@ class RunOptions(Options):
 
 @dataclass(frozen=True)
 class BarkConfig:
-    """Everything but the weights: four models, the ids between them, the tokenizer's kind, the defaults."""
+    """Everything but the weights: model sizes, token ids, tokenizer kind, default generation settings."""
 
     semantic: GPTConfig
     coarse: GPTConfig
@@ -368,7 +374,7 @@ class BarkConfig:
     generation: GenerationConfig = GenerationConfig()
 
     def __post_init__(self) -> None:
-        """Models that do not fit together are refused here, in words, not by an index error in a stage."""
+        """Raise ValueError for models that do not fit together, instead of an index error in a stage."""
         t = self.tokens
         for ok, wrong in (
             *(
@@ -395,6 +401,11 @@ class BarkConfig:
             (0 < t.n_coarse < t.n_codebooks, "tokens.n_coarse must lie between 1 and n_codebooks - 1"),
             (t.fine_pad < self.fine.vocab_size, "tokens.fine_pad is outside the fine vocabulary"),
             (t.codebook_size <= t.fine_pad, "tokens.fine_pad is one of the codes"),
+            (
+                not {t.coarse_pad, t.coarse_infer}
+                & {*range(t.semantic_vocab_size, t.semantic_vocab_size + t.n_coarse * t.codebook_size)},
+                "tokens.coarse_pad or coarse_infer is the id of a code",
+            ),
             (t.fine_window <= self.fine.block_size, "tokens.fine_window exceeds fine.block_size"),
             (
                 t.fine_hop + t.max_fine_history <= t.fine_window,
@@ -436,11 +447,11 @@ class BarkConfig:
                 raise ValueError(f"configuration does not fit together: {wrong}")
 
     def check(self, generation: GenerationConfig) -> None:
-        """ValueError if these models cannot do what `generation` asks."""
+        """ValueError if `generation` asks for more tokens than these models can handle."""
         most, t = self.max_semantic_tokens, self.tokens
         if generation.max_semantic_tokens > most:
             raise ValueError(
-                f"max_semantic_tokens is {generation.max_semantic_tokens}; this model makes up to {most}"
+                f"max_semantic_tokens is {generation.max_semantic_tokens}; this model makes at most {most}"
             )
         if not t.coarse_window <= generation.max_coarse_history <= t.max_coarse_history:
             raise ValueError(
@@ -449,9 +460,9 @@ class BarkConfig:
             )
 
     def fitted(self, generation: GenerationConfig) -> GenerationConfig:
-        """The same, but Suno's default lengths mean no more than these models can.
+        """Return `generation` with default lengths lowered to what these models can handle.
 
-        ValueError if it still asks for more.
+        ValueError if other lengths exceed it.
         """
         limits = {
             "max_semantic_tokens": self.max_semantic_tokens,
@@ -469,7 +480,7 @@ class BarkConfig:
 
     @property
     def max_semantic_tokens(self) -> int:
-        """The most tokens one call makes, 768: the last one drawn needs no position of its own."""
+        """The most tokens of one generation, 768: the last one sampled takes no position."""
         return self.semantic.block_size - self.tokens.n_prompt + 1
 
     @classmethod
@@ -484,9 +495,9 @@ class BarkConfig:
 
     @classmethod
     def tiny(cls) -> "BarkConfig":
-        """Bark's ids and windows with 2 layers of width 16 and a thin codec: for tests, it makes noise."""
+        """Bark's ids and windows with 2 layers of width 16 and a small codec, for tests."""
         codec = CodecConfig(n_filters=4, dimension=16)
-        generation = GenerationConfig(max_seconds=3.0)  # random weights hardly ever draw the end
+        generation = GenerationConfig(max_seconds=3.0)  # random weights hardly ever sample the end token
         return dataclasses.replace(
             cls._sized(n_layer=2, n_head=2, n_embd=16), codec=codec, tokenizer="bytes", generation=generation
         )
@@ -500,7 +511,7 @@ class BarkConfig:
         )
 
     def to_dict(self) -> dict:
-        """Plain JSON types, with the format's version."""
+        """Return a dict of JSON types, with the format version."""
         return {"model_type": "barklite", "format_version": FORMAT_VERSION, **_saved(self)}
 
     @classmethod
@@ -526,7 +537,7 @@ def _saved(value):
 
 
 def _build(cls: type, data: dict, path: str):
-    """`data` as an instance of dataclass `cls`, strictly: JSON types are checked against the annotations."""
+    """Build dataclass `cls` from JSON data, whose types must match the annotations. ValueError if not."""
     if not isinstance(data, dict):
         raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r:.99}")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("saved", True)}
@@ -541,7 +552,7 @@ def _build(cls: type, data: dict, path: str):
         if dataclasses.is_dataclass(kind):
             value = _build(kind, value, f"{path}{name}.")
         elif kind is int and not (_whole(value) and 0 <= value < 2**31):
-            raise ValueError(f"{path}{name} must be a whole number in range, not {value!r:.99}")
+            raise ValueError(f"{path}{name} must be a whole number from 0 to 2**31 - 1, not {value!r:.99}")
         elif kind is float and not (_number(value) and (value == 0 or 1e-9 < value < 1e9)):
             raise ValueError(f"{path}{name} must be 0 or a number of reasonable size, not {value!r:.99}")
         elif kind is bool and not isinstance(value, bool):

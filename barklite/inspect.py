@@ -1,7 +1,7 @@
-"""Look inside the models and at what they made.
+"""Tools to inspect models and clips.
 
-`trace` records hidden states and attention, `ablate` switches parts off, `align` finds when each word is
-said, `look` gathers what is known of a clip for its report.
+`trace` records hidden states and attention, `ablate` switches heads and layers off, `align` finds the time of
+each word, `look` collects everything that a clip's report shows.
 """
 
 from .analysis.align import Alignment, Word, align

@@ -1,14 +1,14 @@
-"""How errors quote what was given: at most a line of it."""
+"""Shortens texts and errors that error messages quote."""
 
-LONGEST = 500  # characters of an error: a file may quote more of itself than anybody reads
+MAX_LENGTH = 500  # characters of a quoted error
 
 
 def shortened(text: str) -> str:
-    """A text as an error message quotes it."""
+    """Quote a text for an error message: escaped, at most 40 characters."""
     return ascii(text) if len(text) <= 40 else f"{ascii(text[:37])[:-1]}...'"
 
 
 def first_line(error: Exception) -> str:
-    """What a longer message begins with, at most `LONGEST` characters; its class where it has none."""
+    """Return the first line of an error's message, at most `MAX_LENGTH` characters, or its class name."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+    return line if len(line) <= MAX_LENGTH else f"{line[:MAX_LENGTH]} ..."

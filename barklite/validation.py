@@ -1,4 +1,4 @@
-"""What callers give, checked at the door: texts, rows of tokens, devices, dtypes."""
+"""Checks the arguments of public calls: texts, token rows, audio, devices, dtypes."""
 
 import io
 import math
@@ -20,7 +20,7 @@ Rows = Sequence[Tensor | np.ndarray]
 
 
 def check_text(text: str) -> None:
-    """ValueError unless `text` is a string of whole characters with something in it to speak."""
+    """ValueError unless `text` is a valid Unicode string that is not blank."""
     if not isinstance(text, str):
         raise ValueError(f"a text must be a string, not {type(text).__name__}")
     for i, character in enumerate(text):
@@ -32,11 +32,11 @@ def check_text(text: str) -> None:
 
 
 def one_a_row(given: Sequence | None, n: int, what: str) -> list:
-    """`given` as a list of n, [None, ...] for None; ValueError for another length."""
+    """Return `given` as a list of n entries, n times None for None. ValueError for another length."""
     if given is None:
         return [None] * n
     if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
-        raise ValueError(f"{what} must be a list with one entry a row, not {given!r}")
+        raise ValueError(f"{what} must be a list with one entry for each row, not {given!r}")
     if len(given) != n:
         raise ValueError(f"{what} has {len(given)} entries for {n} rows")
     return list(given)
@@ -45,21 +45,21 @@ def one_a_row(given: Sequence | None, n: int, what: str) -> list:
 def token_rows(
     rows: Rows, what: str, codebooks: range | None, size: int, device: torch.device
 ) -> list[Tensor]:
-    """Rows of token ids as int64 on `device`: (N,) where `codebooks` is None, else (k, T) with k in that
-    range.
+    """Check rows of token ids and return them as int64 on `device`.
 
-    ValueError for another type or shape, or ids outside 0 .. size - 1.
+    A row is (N,) if `codebooks` is None, else (k, T) with k in `codebooks`. ValueError for another type or
+    shape, or ids outside 0 .. size - 1.
     """
     if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise ValueError(f"give a list with one {what} an entry, not {type(rows).__name__}")
+        raise ValueError(f"give a list with one {what} for each entry, not {type(rows).__name__}")
     checked = []
     for i, given in enumerate(rows):
         try:
-            if isinstance(given, np.ndarray):  # of any byte order and strides
+            if isinstance(given, np.ndarray):  # torch needs native byte order and positive strides
                 given = given.astype(given.dtype.newbyteorder("="))
             row = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"{what} {i} is no tensor or array of integers") from None
+            raise ValueError(f"{what} {i} is not a tensor or array of integers") from None
         if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
             raise ValueError(f"{what} {i} is {row.dtype}; it must hold integers")
         if codebooks is None and row.ndim != 1:
@@ -77,7 +77,9 @@ def token_rows(
 def tokens_to_score(
     given: Sequence, config: BarkConfig, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(semantic, codes), int64 (N,) and (2 or 8, T) on `device`, either None. Errors as in `Bark.score`."""
+    """Check the tokens for `Bark.score`. Return (semantic (N,), codes (2 or 8, T)), int64 on `device`; one of
+    them may be None. Errors as in `Bark.score`.
+    """
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise ValueError(f"give a Clip, or (semantic, codes), not {type(given).__name__}")
     semantic, codes, t = *given, config.tokens
@@ -85,7 +87,7 @@ def tokens_to_score(
         (semantic,) = token_rows([semantic], "semantic row", None, t.semantic_vocab_size, device)
         if len(semantic) > config.max_semantic_tokens:
             most = config.max_semantic_tokens
-            raise ValueError(f"{len(semantic)} semantic tokens are too many: this model makes up to {most}")
+            raise ValueError(f"{len(semantic)} semantic tokens are too many: this model makes at most {most}")
     if codes is not None:
         books = range(t.n_coarse, t.n_codebooks + 1)
         (codes,) = token_rows([codes], "codes row", books, t.codebook_size, device)
@@ -102,9 +104,9 @@ def tokens_to_score(
 
 
 def mono(audio: np.ndarray | Tensor | str | os.PathLike, sample_rate: int | None, wanted: int) -> Tensor:
-    """A sound, or a WAV file's, as float32 (samples,) at `wanted` samples a second; see `Bark.encode`.
+    """Return audio, or the content of a WAV file, as float32 (samples,) at `wanted` Hz; see `Bark.encode`.
 
-    FileNotFoundError, or ValueError for what is no sound.
+    FileNotFoundError if there is no such file, ValueError for bad audio.
     """
     if isinstance(audio, (str, os.PathLike)):
         if sample_rate is not None:
@@ -118,15 +120,15 @@ def mono(audio: np.ndarray | Tensor | str | os.PathLike, sample_rate: int | None
     sound = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
     if not isinstance(sound, np.ndarray) or sound.ndim != 1:
         shape = sound.shape if isinstance(sound, np.ndarray) else type(sound).__name__
-        raise ValueError(f"audio must be numbers of shape (samples,), one channel, not {shape}")
+        raise ValueError(f"audio must be an array of shape (samples,), one channel, not {shape}")
     if sound.dtype.kind != "f" and sound.dtype.str[1:] not in ("u1", "i2", "i4"):
-        raise ValueError(f"audio is {sound.dtype}, and samples are float, int16, int32 or uint8")
-    with np.errstate(over="ignore"):  # caught below
+        raise ValueError(f"audio is {sound.dtype}; samples must be float, int16, int32 or uint8")
+    with np.errstate(over="ignore"):  # checked below
         sound = _floats(sound).astype(np.float32)
     if not np.isfinite(sound).all():
         raise ValueError("audio has samples that are not finite")
     if (peak := float(np.abs(sound).max(initial=0))) > 100:
-        raise ValueError(f"audio reaches {peak:g}, and floats lie in [-1, 1]: divide by the full scale")
+        raise ValueError(f"audio reaches {peak:g}; floats must lie in [-1, 1]: divide by the full scale")
     if sample_rate != wanted and len(sound):
         from scipy.signal import resample_poly
 
@@ -136,7 +138,7 @@ def mono(audio: np.ndarray | Tensor | str | os.PathLike, sample_rate: int | None
 
 
 def _floats(sound: np.ndarray) -> np.ndarray:
-    """Samples of PCM as floats in [-1, 1]; unsigned ones are silent in the middle of their range."""
+    """Convert PCM integers to floats in [-1, 1]. The zero of unsigned PCM is the middle of its range."""
     if sound.dtype.kind not in "iu":
         return sound
     half = 1 << 8 * sound.dtype.itemsize - 1
@@ -144,25 +146,25 @@ def _floats(sound: np.ndarray) -> np.ndarray:
 
 
 def _read_wav(path: str) -> tuple[int, np.ndarray]:
-    """(samples a second, audio (samples,)) of a WAV file, its channels averaged."""
+    """Read a WAV file: (sample rate, audio (samples,)), channels averaged."""
     import scipy.io.wavfile
 
-    if Path(path).is_char_device() or Path(path).is_fifo():  # which may never end
+    if Path(path).is_char_device() or Path(path).is_fifo():  # reading it may never end
         raise ValueError(f"{path} is not a WAV file")
     data = Path(path).read_bytes()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)  # chunks that are not sound
+            warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)  # unknown chunks
             warnings.filterwarnings("error", "Reached EOF", scipy.io.wavfile.WavFileWarning)
-            rate, sound = scipy.io.wavfile.read(io.BytesIO(data))  # takes memory for what is there only
-    except Exception as error:  # a damaged header gives any of the reader's errors
+            rate, sound = scipy.io.wavfile.read(io.BytesIO(data))  # allocates only for bytes that are there
+    except Exception as error:  # a damaged header can raise almost any error in scipy
         raise ValueError(f"{path} is not a whole WAV file: {first_line(error)}") from None
     sound = _floats(sound)
     return rate, sound if sound.ndim == 1 else sound.astype(np.float64).mean(1)
 
 
 def pick_device(device: torch.device | str | None) -> torch.device:
-    """None is CUDA, else MPS, else the CPU; ValueError for a device that is not there."""
+    """Return the device; None picks CUDA, else MPS, else the CPU. ValueError if it is not available."""
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -170,15 +172,15 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     try:
         picked = torch.device(device)
         torch.empty(0, device=picked)
-    except Exception as error:  # each backend that is missing has its own class
+    except Exception as error:  # each missing backend raises its own class
         raise ValueError(f"device {str(device)!r} cannot be used here: {first_line(error)}") from None
     if picked.type == "meta":
-        raise ValueError("device 'meta' holds no numbers: nothing can be computed there")
+        raise ValueError("device 'meta' cannot compute: its tensors have no values")
     return picked
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be had on a device now; None where nobody says."""
+    """Return the free bytes on a device, or None if they are unknown."""
     if device.type == "cuda":
         ours = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + ours
@@ -191,7 +193,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def pick_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """A dtype by itself or by name; ValueError for one that barklite does not compute in."""
+    """Return the dtype for a dtype or its name, None for None. ValueError for one that is not supported."""
     if dtype is None or dtype in DTYPES.values():
         return dtype
     if not isinstance(dtype, str) or dtype not in DTYPES:

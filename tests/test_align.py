@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barklite import Bark, BarkConfig, GenerationConfig
-from barklite.analysis.align import spans, timed, typed, warp
+from barklite.analysis.align import typed, warp, word_spans, word_times
 from barklite.inspect import align, trace
 from barklite.text.tokenizer import Bytes, WordPiece
 from tests import builders
@@ -81,7 +81,7 @@ def read(tokenizer, text: str) -> list[tuple[str, str]]:
     """Each word and the tokens that it has."""
     encode = lambda text: tokenizer.encode(" ".join(text.split()))  # noqa: E731
     ids = encode(text)
-    return [(text[a:b], "".join(tokenizer.pieces(ids[i:j]))) for a, b, i, j in spans(text, ids, encode)]
+    return [(text[a:b], "".join(tokenizer.pieces(ids[i:j]))) for a, b, i, j in word_spans(text, ids, encode)]
 
 
 def test_words_in_bytes():
@@ -120,10 +120,10 @@ def test_words_that_cannot_be_told_apart_share_their_time(voice):
     text = "On 5 May 2020 we met."
     encode = voice.tokenizer.encode
     ids = encode(text)
-    found = spans(text, ids, encode)
+    found = word_spans(text, ids, encode)
     assert found[1][2] == found[2][2]  # "the fifth of may"
     times = np.stack((np.arange(len(ids)), np.arange(1, len(ids) + 1)), 1).astype(float)
-    five, may, year = timed(text, times, found)[1:4]
+    five, may, year = word_times(text, times, found)[1:4]
     assert five.start < five.end == may.start < may.end <= year.start
     assert may.end - may.start == pytest.approx(
         3 * (five.end - five.start), rel=0.01
@@ -136,7 +136,7 @@ def test_any_text_gives_words_in_order(text):
     for tokenizer in (Bytes(), WordPiece(builders.vocabulary())):
         encode = lambda text, t=tokenizer: t.encode(" ".join(text.split()))  # noqa: E731
         ids = encode(text)
-        found = spans(text, ids, encode)
+        found = word_spans(text, ids, encode)
         assert all(0 <= i < j <= len(ids) and text[a:b].strip() for a, b, i, j in found)
         assert all(one[1] <= two[0] and one[2] <= two[2] for one, two in itertools.pairwise(found))
 

@@ -392,7 +392,7 @@ def test_white_space_by_the_rules(tiny):
     (dict(texts=["Hello"], seeds=[torch.Generator()]), "seed is <torch"),
     (dict(texts=["Hello"], config=3), "must be a GenerationConfig, not int"),
     (dict(texts=["Hello"], config={}), "must be a GenerationConfig, not dict"),
-    (dict(texts=["Hello"], config=GenerationConfig(max_semantic_tokens=769)), "makes up to 768"),
+    (dict(texts=["Hello"], config=GenerationConfig(max_semantic_tokens=769)), "makes at most 768"),
     (dict(texts=["Hello"], config=GenerationConfig(max_coarse_history=59)), "between 60 and 630"),
     (dict(texts=["Hello"], config=GenerationConfig(max_coarse_history=631)), "between 60 and 630"),
 ])  # fmt: skip
@@ -416,8 +416,8 @@ def test_bad_settings(arguments, message):
     ("semantic_to_coarse", torch.zeros(2, 3, dtype=torch.long), r"shape \(2, 3\); it must be \(N,\)"),
     ("semantic_to_coarse", torch.tensor([10_000]), r"outside 0 \.\. 9999"),
     ("semantic_to_coarse", torch.tensor([0.5]), "must hold integers"),
-    ("semantic_to_coarse", None, "row 0 is no tensor or array of integers"),
-    ("coarse_to_fine", np.array([[None]]), "row 0 is no tensor"),
+    ("semantic_to_coarse", None, "row 0 is not a tensor or array of integers"),
+    ("coarse_to_fine", np.array([[None]]), "row 0 is not a tensor"),
     ("coarse_to_fine", torch.zeros(8, 3, dtype=torch.long), "k from 1 to 7"),
     ("coarse_to_fine", torch.full((2, 3), 1024), r"outside 0 \.\. 1023"),
     ("decode", torch.zeros(9, 3, dtype=torch.long), "k from 1 to 8"),
@@ -444,7 +444,7 @@ def test_bad_stream_input_raises_at_once(tiny):
 
 @pytest.mark.parametrize("options, message", [
     (dict(device="tpu"), "device 'tpu' cannot be used"),
-    (dict(device="meta"), "device 'meta' holds no numbers"),
+    (dict(device="meta"), "device 'meta' cannot compute"),
     (dict(compile="yes"), "compile is 'yes'"), (dict(quantize="int1"), "quantize is 'int1'; choose None or"),
     (dict(dtype=[]), "choose one of"),
     (dict(revision="main"), "a revision belongs to a Hub id"),

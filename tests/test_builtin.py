@@ -157,7 +157,7 @@ def test_suno_has_its_own_voices(tiny, bark):
     assert tiny.voices == voices.voices()
     assert not {*tiny.voices} & {*bark.voices}
     for name in tiny.voices:
-        with pytest.raises(ValueError, match="is one of Suno's and needs a model of theirs, suno/bark-small"):
+        with pytest.raises(ValueError, match="is one of Suno's and needs one of its models, suno/bark-small"):
             bark.generate(TEXT, name)
 
 

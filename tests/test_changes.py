@@ -11,7 +11,7 @@ from torch import nn
 from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, SamplingConfig, reference
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode.engine import PLAIN, Engine
-from barklite.models.gpt import Attention
+from barklite.models.gpt import GPT, MLP, Attention, Head
 from barklite.speed import quantize
 from barklite.speed.compiled import CompiledCPUEngine
 from barklite.speed.graphs import StepEngine
@@ -89,6 +89,20 @@ def test_a_sampler_that_sees_past_tokens(fast, tiny):
     assert rows[0].semantic.tolist() == semantic
 
 
+@pytest.mark.parametrize(
+    "filter, message",
+    [
+        (lambda logits, past: torch.full_like(logits, -torch.inf), "left a row no id"),
+        (lambda logits, past: None, r"shape \(1, \d+\), not NoneType"),
+        (lambda logits, past: logits[:, :-1], r"shape \(1, \d+\), not \(1, \d+\)"),
+    ],
+)
+def test_filters_that_are_wrong(tiny, filter, message):
+    config = replace(SHORT, semantic=SamplingConfig(0.7, filter=filter))
+    with pytest.raises(ValueError, match=f"the filter .*{message}"):
+        tiny.generate("Hello", seed=1, config=config)
+
+
 def test_a_filter_is_not_saved():
     config = replace(BarkConfig.tiny(), generation=GenerationConfig(semantic=SamplingConfig(filter=min_p)))
     assert "filter" not in config.to_dict()["generation"]["semantic"]
@@ -135,7 +149,41 @@ def patched(model: Bark) -> None:
         block.attn.attend = lambda q, k, v, mask, causal: q.roll(1, -1)
 
 
-CHANGES = {"attention": windowed, "adapter": adapted, "method": patched}
+def biased(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        new = nn.Linear(*block.attn.c_proj.weight.shape[::-1])  # with a bias
+        new.weight = block.attn.c_proj.weight
+        nn.init.normal_(new.bias, std=2.0)
+        block.attn.c_proj = new
+
+
+def biased_norms(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        block.ln_1.bias = nn.Parameter(torch.randn_like(block.ln_1.weight))
+
+
+def other_eps(model: Bark) -> None:
+    for block in (*model.semantic.h, *model.coarse.h):
+        block.ln_2.eps = 3.0
+
+
+def fewer_layers(model: Bark) -> None:
+    model.semantic.h, model.coarse.h = model.semantic.h[:1], model.coarse.h[:1]
+
+
+def another_head(model: Bark) -> None:
+    model.semantic.lm_head = Head(*model.semantic.lm_head.weight.shape[::-1], bias=False)
+    nn.init.normal_(model.semantic.lm_head.weight)
+
+
+CHANGES = {
+    "attention": windowed,
+    "adapter": adapted,
+    "method": patched,
+    "bias": biased,
+    "norms": biased_norms,
+}
+CHANGES |= {"bias": biased, "norms": biased_norms, "eps": other_eps, "layers": fewer_layers}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -153,6 +201,40 @@ def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
     assert tokens(model) == by_the_reference(model) != before
 
 
+@pytest.mark.parametrize("owner, name", [(Attention, "attend"), (MLP, "forward"), (GPT, "forward")])
+@pytest.mark.parametrize("kind", ["plain", "graphs", "compiled"])
+def test_a_class_that_was_changed(kind, owner, name, monkeypatch):
+    """Not a module, but what all modules of its kind do."""
+    model, before = bark(), tokens(bark())
+    models = [model.semantic, model.coarse]
+    if kind == "graphs":
+        model.engine = StepEngine(models, torch.device("cpu"), CompileConfig(backend=None))
+    if kind == "compiled":
+        monkeypatch.setattr(CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
+        model.engine = CompiledCPUEngine(models)
+    original = getattr(owner, name)
+
+    def changed(self, *given, **named):
+        if name == "attend":
+            return original(self, given[0].roll(1, -1), *given[1:], **named)
+        result = original(self, *given, **named)
+        return result.roll(1, -1) if owner is MLP else (result[0].roll(1, -1), result[1])
+
+    monkeypatch.setattr(owner, name, changed)
+    assert tokens(model) == by_the_reference(model) != before
+    if owner is not GPT:
+        with pytest.raises(ValueError, match="would be lost"):
+            quantize.shrink(model.semantic, "int8", "cpu")
+
+
+@needs_compiler
+def test_other_heads_and_eps_are_compiled_again():
+    model = bark(compile=True)
+    tokens(model)
+    other_eps(model)
+    assert tokens(model) == by_the_reference(model)
+
+
 @needs_compiler
 def test_an_adapter_under_the_real_compiler():
     model = bark(compile=True)
@@ -160,7 +242,7 @@ def test_an_adapter_under_the_real_compiler():
     assert tokens(model) == by_the_reference(model)
 
 
-@pytest.mark.parametrize("change", [windowed, adapted], ids=["attention", "adapter"])
+@pytest.mark.parametrize("change", [windowed, adapted, patched, biased], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("format", ["int8", "int4"])
 def test_quantizing_refuses_what_it_would_lose(format, change):
     model = bark()
@@ -205,6 +287,42 @@ def test_another_codec(tiny):
     model = Bark(tiny.config, tiny.tokenizer, models | {"codec": Ramp(tiny.config.codec)})
     clip = model.generate("Hello", seed=1, config=SHORT)
     assert np.array_equal(clip.audio[:: tiny.config.codec.hop], clip.codes[0].astype(np.float32) / 1024)
+
+
+def test_another_rate_and_no_known_layers(tiny):
+    """A codec of 48 kHz: files and pauses have its rate, and it is streamed whole."""
+
+    class Hum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = replace(tiny.config.codec, sample_rate=48_000, ratios=(8, 5, 4, 6))
+
+        def forward(self, codes):
+            return codes[:, 0].float().repeat_interleave(self.config.hop, -1) / 1024
+
+    models = {n: getattr(tiny, n) for n in ("semantic", "coarse", "fine")}
+    model = Bark(tiny.config, tiny.tokenizer, models | {"codec": Hum()})
+    clips = list(model.stream("One. Two.", seed=1, config=SHORT, pause=0.1))
+    assert {clip.sample_rate for clip in clips} == {48_000}
+    assert len(clips[0].audio) == clips[0].codes.shape[1] * 960 + 4800
+    pieces = list(model.stream_audio("One. Two.", seed=1, config=SHORT, pause=0.1, piece=0.1))
+    assert np.array_equal(np.concatenate(pieces), np.concatenate([clip.audio for clip in clips]))
+    assert len(pieces) > 5
+
+
+def test_what_cannot_be_loaded_is_not_saved(tiny, tmp_path):
+    model = bark()
+    model.semantic.h[0].attn.c_proj = nn.Sequential(model.semantic.h[0].attn.c_proj)
+    with pytest.raises(ValueError, match=r"semantic model cannot be saved .*attn\.c_proj\.weight.* missing"):
+        model.save_pretrained(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_number_of_coarse_codebooks_needs_other_ids():
+    tiny = BarkConfig.tiny()
+    coarse = replace(tiny.coarse, input_vocab_size=14_100, output_vocab_size=14_100)
+    with pytest.raises(ValueError, match="coarse_pad or coarse_infer is the id of a code"):
+        replace(tiny, coarse=coarse, tokens=replace(tiny.tokens, n_coarse=3))
 
 
 def test_an_engine_of_ones_own(tiny):

@@ -147,7 +147,7 @@ def test_a_long_file(command, tiny):
         "-i", "book.txt", "-o", "b.wav", "--float", "--pause", "0", "--batch-size", "2", *SHORT
     )
     assert status == 0
-    assert "first sound after" in err
+    assert "first audio after" in err
     whole = np.concatenate([clip.audio[: 320 * clip.codes.shape[1]] for clip in clips])
     assert np.array_equal(scipy.io.wavfile.read("b.wav")[1], whole)
 
@@ -240,7 +240,7 @@ BAD = [
     (["Hello", "-o", ""], "is a directory"),
     (["Hello", "-o", "a.mp3"], "writes WAV, not .mp3"),
     (["Hello", "-o", "a.wav", "--save-voice", "v.txt"], "must end in .npz"),
-    (["Hello", "-o", "a.wav", "--device", "meta"], "holds no numbers"),
+    (["Hello", "-o", "a.wav", "--device", "meta"], "device 'meta' cannot compute"),
     (["Hello", "-o", "a.wav", "--save-voice", "no/v.npz"], "does not exist"),
     (["Hello", "-o", "a.wav", "--seed", "-1"], "seed is -1"),
     (["Hello", "-o", "a.wav", "--seed", str(2**70)], "seed is"),
@@ -420,7 +420,7 @@ def test_no_file_is_called_minus(command):
     """Regression: `-o -` wrote a file of that name."""
     status, out, err = command("Hello", "-o", "-")
     assert (status, out) == (1, "")
-    assert err == "barklite: -o names a file: for standard output give /dev/stdout\n"
+    assert err == "barklite: -o takes a file name: for standard output give /dev/stdout\n"
     assert os.listdir() == []
 
 

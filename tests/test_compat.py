@@ -1252,7 +1252,7 @@ def test_without_generation_settings(directory, model, inputs, tmp_path):
     """transformers loads such a directory, too, and fails later; here the published settings stand in."""
     shutil.copytree(directory, tmp_path / "d")
     (tmp_path / "d" / "generation_config.json").unlink()
-    with pytest.warns(UserWarning, match=r"generation_config.json.*taken instead"):
+    with pytest.warns(UserWarning, match=r"generation_config.json.*used instead"):
         bark = BarkModel.from_pretrained(tmp_path / "d")
     assert bark.generation_config == compat.BarkGenerationConfig.published()
     theirs = transformers.BarkModel.from_pretrained(tmp_path / "d")
@@ -1483,8 +1483,8 @@ BAD = {
     "fine: neither": (filling(2), "give input_ids or inputs_embeds"),
     "fine: too many positions": (filling(2, torch.zeros(1, 1025, 8).long()), "1024 is out of range"),
     "fine: ids out of range": (filling(2, CODES + 1056), "index out of range"),
-    "codebook 0": (filling(0, CODES), "codebook 0 is the coarse model's"),
-    "codebook 8": (filling(8, CODES), "codebook 8 is not there: give 1 to 7"),
+    "codebook 0": (filling(0, CODES), "codebook 0 is predicted by the coarse model"),
+    "codebook 8": (filling(8, CODES), "codebook 8 does not exist: give 1 to 7"),
     "five codebooks": (filling(7, CODES[..., :5]), "shape .B, T, 8."),
     "no configuration": (
         lambda bark: bark.semantic.generate(GIVEN["semantic"]),
@@ -1508,7 +1508,7 @@ BAD = {
     ),
     "half a frame": (
         lambda bark: bark.fine_acoustics.generate(torch.full((1, 5), 10_000), *configs(bark, 3)),
-        "no whole number of frames",
+        "not a whole number of frames",
     ),
     "text out of range": (
         lambda bark: bark.generate(GIVEN["semantic"] + 200_000),
@@ -1540,7 +1540,7 @@ BAD = {
         lambda bark: (compat if isinstance(bark, BarkModel) else transformers).BarkSemanticModel(
             small("semantic", num_heads=3)[1 if isinstance(bark, BarkModel) else 3]
         ),
-        "16 is no multiple of num_heads 3",
+        "16 is not a multiple of num_heads 3",
     ),
 }
 
@@ -1591,7 +1591,7 @@ BETTER = {
         "very negative",
     ),
     "head_mask": (reading(input_ids=IDS, head_mask=torch.ones(3)), ValueError, r"must be \(2,\) or \(2, 2\)"),
-    "codebook -1": (filling(-1, CODES), IndexError, "codebook -1 is not there"),
+    "codebook -1": (filling(-1, CODES), IndexError, "codebook -1 does not exist"),
     "beams": (generating(num_beams=4), ValueError, "does not offer num_beams=4; leave it at 1"),
     "a penalty": (generating(coarse_repetition_penalty=1.3), ValueError, "does not offer repetition_penalty"),
     "min_p": (generating(min_p=0.1), ValueError, "does not offer min_p=0.1"),
@@ -1605,12 +1605,12 @@ BETTER = {
     "a whole configuration": (
         lambda bark: BarkSemanticModel(bark.config),
         ValueError,
-        "made of a BarkSemanticConfig, not BarkConfig",
+        "needs a BarkSemanticConfig, not BarkConfig",
     ),
     "two vocabularies": (
         lambda bark: BarkFineModel(small("fine_acoustics", output_vocab_size=9)[1]),
         ValueError,
-        "one vocabulary",
+        "vocabulary sizes differ",
     ),
 }
 
@@ -1655,7 +1655,7 @@ def test_sizes_that_no_bark_has():
         compat.BarkSemanticModel(compat.BarkSemanticConfig(**{**small, "num_layers": -1}))
     model = compat.BarkSemanticModel(compat.BarkSemanticConfig(**small))
     config = compat.BarkSemanticGenerationConfig()
-    with pytest.raises(IndexError, match="input_vocab_size is 10048, and the prompt has ids up to 129599"):
+    with pytest.raises(IndexError, match="input_vocab_size is 10048, but the prompt has ids up to 129599"):
         model.generate(torch.ones(1, 256, dtype=torch.long), config)
     for given in ([1, 2], torch.tensor([1, 2]), torch.ones(1, 1, 1)):
         with pytest.raises(ValueError, match="input_ids must be a tensor of 2 dimensions, not"):

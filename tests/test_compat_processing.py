@@ -227,8 +227,8 @@ def bad_inputs(files):
         "a number": (lambda p: p(5), ValueError, "text is 5; give a string"),
         "numbers": (lambda p: p([1, 2]), ValueError, "list with at least one string"),
         "bytes": (lambda p: p(b"abc"), ValueError, "b'abc'"),
-        "None inside": (lambda p: p(["a", None]), TypeError, "None is no string"),
-        "a surrogate": (lambda p: p("a\ud800"), TypeError, "whole characters"),
+        "None inside": (lambda p: p(["a", None]), TypeError, "None is not a valid"),
+        "a surrogate": (lambda p: p("a\ud800"), TypeError, "valid Unicode"),
         "ragged": (lambda p: p([LONG, "a"]), ValueError, "truncation=True"),
         "tensors": (lambda p: p("a", return_tensors="tf"), ValueError, "'tf'; choose \"pt\""),
         "length": (lambda p: p("a", max_length="9"), TypeError, "max_length is '9'"),
@@ -531,7 +531,7 @@ def test_hub(tmp_path, tiny, monkeypatch):
     hub.log.clear()
     *said, elsewhere, none, warned = client(tmp_path, hub.endpoint, HF_HUB_OFFLINE="1")
     assert said == expected
-    assert "told not to use the network, and the cache lacks it" in elsewhere
+    assert "offline mode is on, and it is not in the cache" in elsewhere
     assert (none, len(warned)) == (0, 1)
     cached = {"local_files_only": True, "cache_dir": tmp_path / "hf" / "hub"}
     for options in (cached, cached | {"revision": hub.commit}):

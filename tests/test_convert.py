@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from barklite import Bark, Voice
 from barklite.storage import atomic
@@ -314,8 +314,8 @@ def test_damaged_native_config(change, message, native, tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("[" * 10**6, "too many brackets|not JSON"),
-        ('{"a": ' * 10**5, "too many brackets|not JSON"),
+        ("[" * 10**6, "nested too deeply|not JSON"),
+        ('{"a": ' * 10**5, "nested too deeply|not JSON"),
         ('{"model_type": "barklite", "format_version": ' + "1" * 5000 + "}", "config.json"),
         ("\ud800", "not JSON"),
         ("", "not JSON"),
@@ -373,7 +373,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(native, tiny, tmp_path, mo
 
 def test_damaged_huggingface(tiny, tmp_path):
     source = builders.write_huggingface(tmp_path, tiny, "safetensors")
-    good = load_file(source / "model.safetensors")
+    good = load((source / "model.safetensors").read_bytes())  # not mapped: the file is written over
 
     def expect(message, **changes):
         state = {key: tensor for key, tensor in (good | changes).items() if tensor is not None}
@@ -511,7 +511,7 @@ def test_a_tensor_in_two_shards(tiny, tmp_path):
     state = load_file(two)
     key = next(iter(load_file(one)))
     save_file(state | {key: torch.ones(1)}, two)
-    with pytest.raises(ValueError, match="in another shard too"):
+    with pytest.raises(ValueError, match="also in another shard"):
         Bark.from_pretrained(source, device="cpu")
 
 
@@ -527,8 +527,8 @@ BOOK = "quantizer.vq.layers.3._codebook.embed"
         (V, torch.tensor(1.0), "does not fit"),
         (BOOK, torch.ones(1024, 15), "differ in shape"),
         (BOOK, torch.ones(1024), "differ in shape"),
-        (BOOK, torch.ones(4, 4).to_sparse(), "not a tensor as Bark's are"),
-        (V, torch.empty(64, 16, 7, device="meta"), "not a tensor as Bark's are|not a whole"),
+        (BOOK, torch.ones(4, 4).to_sparse(), "is not a tensor"),
+        (V, torch.empty(64, 16, 7, device="meta"), "is not a tensor|not a whole"),
         (7, torch.ones(1), "entry 7 is not a tensor"),
         (BOOK, "text", "not a tensor"),
     ],

@@ -106,7 +106,7 @@ def test_a_corpus(command, tiny):
     status, err = command("--voice", "ours.npz", "--seed", 3)
     assert status == 0
     assert err == (
-        "out: 3 rows spoken, 0.9 s of sound; 3 reached the length limit; "
+        "out: 3 rows spoken, 0.9 s of audio; 3 reached the length limit; "
         "3 had samples clipped to [-1, 1] (--float keeps them)\n"
     )
     assert sorted(os.listdir("out")) == ["3.wav", "5.wav", "a.wav", "results.jsonl"]
@@ -153,7 +153,7 @@ def test_a_second_start_speaks_only_what_is_not_done(command, monkeypatch):
     assert (done.spoken, done.skipped) == (2, 3)
     assert sorted(record["id"] for record in lines()) == ["row-0", "row-1", "row-2", "row-3", "row-5"]
     monkeypatch.setattr("barklite.Bark.from_pretrained", lambda *a, **k: refuse(None))
-    assert command() == (0, "out: 0 rows spoken, 0.0 s of sound; 5 had been done\n")
+    assert command() == (0, "out: 0 rows spoken, 0.0 s of audio; 5 were already done\n")
 
 
 def test_a_sound_that_is_gone_is_made_again():
@@ -180,7 +180,7 @@ def test_force_begins_anew():
 WRONG = [
     (b"{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
     (b'"text"', 'not an object such as {"id": "a", "text": "Hello."}'),
-    (b"[" * 100_000, "not a row: too many brackets"),
+    (b"[" * 100_000, "not a row: it is nested too deeply"),
     (b'{"id": "x1", "text": "\xff"}', "not UTF-8 text: invalid start byte at byte 22"),
     ({"id": "x2"}, "there is no text"),
     ({"id": "x3", "text": None}, "there is no text"),
@@ -193,7 +193,7 @@ WRONG = [
     ({"id": "", "text": "a"}, "id must be a string or a whole number, not ''"),
     ({"id": 1.5, "text": "a"}, "id must be a string or a whole number, not 1.5"),
     ({"id": [1], "text": "a"}, "id must be a string or a whole number, not [1]"),
-    ({"id": "row-0", "text": "a"}, "the id 'row-0' stands on an earlier line too"),
+    ({"id": "row-0", "text": "a"}, "the id 'row-0' is also on an earlier line"),
     ({"id": "x10", "text": "unspeakable"}, "this cannot be spoken"),
     (b'{"id": "x11", "text": "' + b"a" * 2**20 + b'"}', "longer than 1,048,576 bytes"),
     (b'{"id": "x12", "text": "unspeakable \\ud800"}', "this cannot be spoken"),
@@ -232,7 +232,7 @@ def test_failures_on_the_command_line(command):
     for options in ((), ("-q",)):
         status, err = command(*options, "-f", "--float")
         assert status == 1
-        made = "out: 1 rows spoken, 0.3 s of sound"
+        made = "out: 1 rows spoken, 0.3 s of audio"
         assert err == f"{made}; 3 failed: see out/results.jsonl; 1 reached the length limit\n"
     errors = [record["error"] for record in state()[0]]
     assert errors[0] is None
@@ -387,11 +387,11 @@ def test_progress_counts_rows(capfd, monkeypatch):
 BAD = [
     (["-i", "none.jsonl", "-o", "out"], "none.jsonl: no such file"),
     (["-i", "folder.jsonl", "-o", "out"], "folder.jsonl: is a directory"),
-    (["-i", "rows.jsonl"], "name a directory with -o"),
-    (["-i", "rows.jsonl", "-o", "rows.jsonl"], "rows.jsonl is a file: name a directory"),
+    (["-i", "rows.jsonl"], "give a directory with -o"),
+    (["-i", "rows.jsonl", "-o", "rows.jsonl"], "rows.jsonl is a file: give a directory"),
     (["-i", "rows.jsonl", "-o", "a.wav"], "a directory of WAV files, not a.wav"),
-    (["-i", "rows.jsonl", "-o", "music"], "music has WAV files that are no corpus's"),
-    (["-i", "rows.jsonl", "-o", "out", "--save-voice", "v.npz"], "--save-voice keeps the voice of one text"),
+    (["-i", "rows.jsonl", "-o", "music"], "music has WAV files but no results"),
+    (["-i", "rows.jsonl", "-o", "out", "--save-voice", "v.npz"], "--save-voice saves the voice of one text"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "3/2"], "shard is '3/2'; it must be i/n"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "0/4"], "shard is '0/4'"),
     (["-i", "rows.jsonl", "-o", "out", "--shard", "a"], "shard is 'a'"),
@@ -402,7 +402,10 @@ BAD = [
         ["-i", "rows.jsonl", "-o", "out", "--batch-size", "0"],
         "batch_size is 0; it must be a whole number",
     ),
-    (["-i", "rows.jsonl", "-o", "out", "--retries", "-1"], "retries is -1; it must be a whole number from 0"),
+    (
+        ["-i", "rows.jsonl", "-o", "out", "--retries", "-1"],
+        "retries is -1; it must be a whole number of at least 0",
+    ),
     (["Hello", "--shard", "1/2"], "--shard is for a corpus"),
     (["-i", "book.txt", "--shard", "1/2"], "--shard is for a corpus"),
 ]
@@ -431,7 +434,7 @@ def test_results_are_no_source(capfd):
     speak(mock, "rows.jsonl", "out")
     before = state()
     assert main(["-i", "out/results.jsonl", "-o", "out"]) == 1
-    assert "holds results" in capfd.readouterr().err
+    assert "is a results file" in capfd.readouterr().err
     assert state() == before
 
 
@@ -819,7 +822,7 @@ def test_a_table(synthesizer):
     )  # fmt: skip
     assert made["id"].combine_chunks() == ids
     assert made["nested"].combine_chunks() == nested
-    error = "the row has neither an id nor a seed: its sound could not be made again"
+    error = "the row has neither an id nor a seed: its audio would not be reproducible"
     assert made["error"].to_pylist()[:2] == ["", error]
     assert made["error"].to_pylist()[2]
     assert made["seed"].to_pylist() == [derived_seed(0, 1), -1, derived_seed(0, 3)]

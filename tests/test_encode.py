@@ -171,13 +171,13 @@ def test_a_sine_of_another_rate_stays_a_sine(rate, form, tmp_path):
 
 
 @pytest.mark.parametrize("audio, rate, message", [
-    (SOUND[None], None, r"audio must be numbers of shape \(samples,\), one channel, not \(1, 2400\)"),
+    (SOUND[None], None, r"audio must be an array of shape \(samples,\), one channel, not \(1, 2400\)"),
     (torch.zeros(2, 5), None, r"not \(2, 5\)"), (np.float32(0.5), None, "not float32"),
     (np.zeros(()), None, r"not \(\)"), ([0.1, 0.2], None, "not list"), (None, None, "not NoneType"),
     (b"RIFF", None, "not bytes"), (np.array(["a"]), None, "audio is <U1"),
     (SOUND > 0, None, "audio is bool"), (torch.zeros(5, dtype=torch.bool), None, "audio is bool"),
-    (SOUND + 0j, None, "audio is complex"), (32_767 * SOUND, None, r"floats lie in \[-1, 1\]: divide"),
-    (PCM.astype(np.int64), None, "audio is int64, and samples are float, int16, int32 or uint8"),
+    (SOUND + 0j, None, "audio is complex"), (32_767 * SOUND, None, r"floats must lie in \[-1, 1\]: divide"),
+    (PCM.astype(np.int64), None, "audio is int64; samples must be float, int16, int32 or uint8"),
     (torch.arange(5), None, "audio is int64"), (PCM.astype(np.uint16), None, "audio is uint16"),
     (np.array([0.0, np.nan]), None, "not finite"), (np.array([0.0, np.inf]), 48_000, "not finite"),
     (np.array([1e300]), None, "not finite"), (torch.tensor([-torch.inf]), None, "not finite"),

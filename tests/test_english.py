@@ -301,7 +301,7 @@ def test_skipped_characters_are_named():
 def test_the_tokenizer_says_what_it_skips(tmp_path):
     prepare.train_tokenizer(tmp_path / "tokenizer.model", ["hello you"])
     tokenizer = English.load(tmp_path / "tokenizer.model")
-    with pytest.warns(UserWarning, match="😀 你: not English letters, and skipped"):
+    with pytest.warns(UserWarning, match="😀 你: skipped, not English letters"):
         ids = tokenizer.encode("hello 😀 你you")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -113,8 +113,9 @@ def test_model_code_is_short():
 
 
 IMPORT = """
-import os, sys, socket
+import os, sys, socket, warnings
 import torch
+warnings.simplefilter("ignore")  # of PyTorch, at the switches that are read here
 socket.socket = None
 environment, state, loaded = dict(os.environ), torch.get_rng_state(), set(sys.modules)
 os.environ = type("Unread", (dict,), {"get": lambda *a: 1 / 0, "__getitem__": lambda *a: 1 / 0})(os.environ)

@@ -274,7 +274,7 @@ def test_a_damaged_conversion_is_made_again(here, tiny, tmp_path):
     server.close()
     (made / "fine.safetensors").write_bytes(b"")
     with pytest.raises(
-        OSError, match=rf"{made} is damaged \(fine.safetensors is cut or changed; delete it\)"
+        OSError, match=rf"{made} is damaged \(fine.safetensors is truncated or changed; delete it\)"
     ):
         fetch("suno/bark-small")
     kept.write_bytes(b"")
@@ -337,11 +337,11 @@ def test_first_use_by_eight_processes(here, tiny, tmp_path):
     "status, message",
     [
         (401, "log in, or set HF_TOKEN"),
-        (403, "it refuses access"),
-        (404, "there is no such thing"),
+        (403, "access denied"),
+        (404, "not found"),
         (429, "too many requests"),
-        (500, "it is in trouble"),
-        (503, "it is in trouble"),
+        (500, "server error"),
+        (503, "server error"),
         (None, "no network"),
     ],
 )

@@ -524,7 +524,7 @@ def test_attention_map(case):
 @pytest.mark.parametrize("keep", [0, -1, 1.5, "2", True])
 def test_bad_keep(keep):
     with (
-        pytest.raises(ValueError, match=r"keep is .*; it must be a whole number from 1 on"),
+        pytest.raises(ValueError, match=r"keep is .*; it must be a whole number of at least 1"),
         trace(gpt(), keep),
     ):
         pass

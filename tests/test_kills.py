@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from barklite import Bark, Clip, Voice, corpus
 from barklite.storage import atomic, hub, native
 from barklite.storage.checkpoint import convert
 from barklite.storage.formats import open_checkpoint
+from barklite.training.loop import Machine, Run, Settings, read_log, read_state
 from tests import builders
 from tests.hostile.kills import in_child, kills
 from tests.test_native import step
@@ -120,6 +122,41 @@ def test_compiled_code(monkeypatch):
     run()
     folder = hub.cache_directory() / "native"
     assert sorted(path.suffix for path in folder.iterdir()) == ["", ".aoti"]
+
+
+def test_a_training_run(tmp_path, monkeypatch):
+    """Each process goes on from the last whole state, and the weights are those of a run without a kill."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # a plot a step takes a second
+    settings = Settings(steps=4, save_every=1, log_every=1, warmup=1)
+
+    def loss(model, rng):
+        return model(torch.from_numpy(rng.random((8, 3), np.float32))).square().mean(), {}
+
+    def train(folder=tmp_path / "killed"):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+        run = Run(folder, model, settings, Machine(torch.device("cpu")))
+        run.train(
+            lambda model, rng: (model(torch.from_numpy(rng.random((8, 3), np.float32))).square().mean(), {})
+        )
+        return run
+
+    steps = []
+
+    def check(n):
+        if (tmp_path / "killed" / "last.pt").is_file():
+            steps.append(read_state(tmp_path / "killed" / "last.pt")["step"])
+        if n % 3 == 0:  # now and then it begins with nothing
+            shutil.rmtree(tmp_path / "killed", ignore_errors=True)
+
+    whole = train(tmp_path / "whole")
+    assert kills(train, check) >= 10
+    assert set(steps) >= {1, 2, 3}
+    killed = train()
+    assert killed.step == whole.step == 4
+    assert torch.equal(killed.model.weight, whole.model.weight)
+    assert [line["step"] for line in read_log(tmp_path / "killed")] == [1, 2, 3, 4]
+    assert not left(tmp_path / "killed")
 
 
 def clip(text: str) -> Clip:

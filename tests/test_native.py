@@ -99,7 +99,7 @@ def test_what_is_not_as_we_wrote_it_is_compiled_anew(damage, fake, tmp_path, cap
     if damage != "directory":
         assert seconds > 0
     said = capsys.readouterr().err.splitlines()
-    assert len([line for line in said if "is damaged and compiled anew" in line]) == 1
+    assert len([line for line in said if "is damaged and compiled again" in line]) == 1
     assert step()[0]() == "code of a"
     assert fake == ["b", "a", "a"]
 
@@ -110,7 +110,9 @@ def test_others_could_change_it(fake, tmp_path, monkeypatch):
     folder = cache_directory() / "native"
     for path, mode, back in ((folder, 0o777, 0o700), (folder.parents[1], 0o777, 0o755)):
         path.chmod(mode)
-        with pytest.raises(ValueError, match=f"other users could change {path}: nothing is run from there"):
+        with pytest.raises(
+            ValueError, match=f"other users could change {path}: barklite runs no code from there"
+        ):
             step()
         path.chmod(back)
     step()
@@ -169,7 +171,7 @@ def test_a_full_disk_costs_only_the_next_time(fake, monkeypatch, capsys):
 
     monkeypatch.setattr(native.atomic, "write_bytes", full)
     assert step()[0]() == "code of a"
-    assert "cannot be kept: [Errno 28]" in capsys.readouterr().err
+    assert "cannot be cached: [Errno 28]" in capsys.readouterr().err
     assert packages() == []
 
 

@@ -114,12 +114,12 @@ REFUSED = {
     "empty": (tensor(12, 0, (0, 2**40), (1, 1)), "a tensor of size"),
     "dimensions": (tensor(12, 0, (1,) * 70, (1,) * 70), "a tensor of size"),
     "sizes and strides": (tensor(12, 0, (3, 4), (1,)), "not a whole"),
-    "a view": (tensor(12, 0, (1,), (1,), b"}" + text("neg") + b"\x88s"), "a view of another's signs"),
-    "storage of more": (storage(13), "not as large as it says"),
-    "storage of doubles": (storage(12, kind="Double"), "not as large as it says"),
+    "a view": (tensor(12, 0, (1,), (1,), b"}" + text("neg") + b"\x88s"), "negative view"),
+    "storage of more": (storage(13), "not as large as declared"),
+    "storage of doubles": (storage(12, kind="Double"), "not as large as declared"),
     "another storage": (storage(12, "1"), "not a whole"),
     "storage of a pickle": (storage(12, "../data.pkl"), "not a whole"),
-    "list as key": (b"}]Ns", "in the place of str"),
+    "list as key": (b"}]Ns", "instead of str"),
     "no stack": (b"R", "not a whole"),
     "cycle": (b"]q\x00h\x00a", None),
     "memo": (MEMO, None),
@@ -168,7 +168,7 @@ def test_damaged_archives(tmp_path):
         assert str(path) in str(error.value)
 
     write(path, good, compression=zipfile.ZIP_DEFLATED)
-    expect("not as large as it says")
+    expect("not as large as declared")
     write(path, good, byteorder=b"big")
     expect("byte order")
     write(path, b"\x80\x02]" + b"]" * 2**26)
@@ -188,7 +188,7 @@ def test_damaged_archives(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    expect("in the format of PyTorch before 1.6: write it again, with torch.save")
+    expect("in the format of PyTorch before 1.6: load and save it with a newer PyTorch")
 
 
 SIZES = [10**7, 2**70_000, -1, True, 1.5, "2", None, [12]]

@@ -130,7 +130,7 @@ def test_what_does_not_belong_to_the_clip_is_refused(voice, views, tmp_path):
     other = made_up(voice, 1)
     with pytest.raises(ValueError, match="scores"):
         other.report(scores=views[0].scores)
-    with pytest.raises(ValueError, match=r"let its last call be bark\.score"):
+    with pytest.raises(ValueError, match=r"its last call must be bark\.score"):
         other.report(trace=views[0].trace)
     with trace(voice.coarse) as wrong:
         pass

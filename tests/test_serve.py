@@ -206,7 +206,7 @@ WRONG = [
     (dict(input=" \n"), 400, "input", "empty"),
     (dict(input="a\0b"), 400, "input", "NUL"),
     (dict(input=7), 400, "input", "string"),
-    (dict(input="x" * 4097), 400, "input", "4097 characters, and 4096"),
+    (dict(input="x" * 4097), 400, "input", "4097 characters, but at most 4096"),
     (dict(model="whisper-1"), 404, "model", "no model 'whisper-1'"),
     (dict(voice="nobody"), 400, "voice", "GET /v1/voices"),
     (dict(voice="/etc/x.npz"), 400, "voice", "GET /v1/voices"),
@@ -604,7 +604,7 @@ def test_without_the_extra(native):
     code += f"sys.exit(m.main(['serve', '-m', {str(native)!r}]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == 'barklite: a server needs more packages: pip install "barklite[serve]"\n'
+    assert done.stderr == 'barklite: the server needs more packages: pip install "barklite[serve]"\n'
 
 
 @pytest.fixture

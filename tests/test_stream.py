@@ -191,7 +191,7 @@ def test_a_file_that_would_be_too_large():
     writer, second = WavWriter(io.BytesIO(), 24_000), np.zeros(24_000, np.float32)
     writer.samples = 2**31 - 24_000 - 23  # the last that fit behind a header of 44 bytes
     writer.write(second)
-    with pytest.raises(ValueError, match="holds 4 GB"):
+    with pytest.raises(ValueError, match="holds at most 4 GB"):
         writer.write(second[:1])
 
 

@@ -116,7 +116,7 @@ def test_the_formats_of_the_export(finished, capsys):
         assert {tensor.dtype for tensor in stored["coarse"].values()} == expected
         codec = {torch.float16} if dtype == "int8" else {torch.float32}
         assert {tensor.dtype for tensor in stored["codec"].values()} == codec
-    assert "files hold float32, float16, int8" in error(capsys, "export", "--out", finished, "--dtype", "x")
+    assert "export takes float32, float16, int8" in error(capsys, "export", "--out", finished, "--dtype", "x")
     assert run("export", "--out", finished) == 0
 
 
@@ -326,7 +326,7 @@ def test_beginning_with_a_published_checkpoint(published, tiny, recordings, tmp_
     quantizer, ours = steps.codebooks(out, config, CPU)
     assert torch.equal(quantizer.codebooks, codec.codebooks[:8])
     assert not ours
-    assert "holds a checkpoint's codebooks" in error(capsys, "tokens", "--out", out)
+    assert "has a checkpoint's codebooks" in error(capsys, "tokens", "--out", out)
     assert "latents of its own" in error(capsys, "encoder", "--init", published, "--out", out)
 
 
@@ -372,7 +372,7 @@ def test_fine_tuning(tiny, recordings, tmp_path, capsys):
 
 def test_codebooks_of_two_kinds(finished, capsys):
     message = error(capsys, "tokens", "--init", finished / "checkpoint", "--out", finished, "--device", "cpu")
-    assert "was trained here, and --init brings other codebooks" in message
+    assert "was trained here, but --init has other codebooks" in message
 
 
 def test_a_checkpoint_of_another_size(finished, native, capsys, tmp_path):
@@ -478,7 +478,7 @@ def test_options_with_impossible_values(tmp_path, capsys):
         ({"semantic": np.full(50, 1), "spans": np.full((50, 2), 1 << 16)}, "0.wav, 'adg': spans has values"),
         (
             {"semantic": np.zeros(75, int)},
-            "75 semantic tokens at 50 a second are 1.50 s, but the sound has 1.00 s",
+            "75 semantic tokens at 50 a second are 1.50 s, but the audio has 1.00 s",
         ),
         (
             {"semantic": np.zeros(50, int), "spans": np.full((50, 2), 3)},
@@ -495,7 +495,7 @@ def test_recordings_that_do_not_fit_the_models(part, message, tmp_path, capsys):
     np.savez(recordings / "low" / "0.npz", semantic=np.zeros(50, int))
     assert run("prepare", recordings, "--config", config_file(tmp_path), "--out", out) == 0  # mended
     message = error(capsys, "prepare", recordings, "--config", config_file(tmp_path), "--out", out)
-    assert "is prepared already: name another directory" in message
+    assert "is prepared already: give another directory" in message
 
 
 def test_configurations(tmp_path, capsys):
@@ -511,7 +511,7 @@ def test_configurations(tmp_path, capsys):
     small = sounds.config()
     assert "tokenizer is 'latin'" in refused(json.dumps(replace(small, tokenizer="latin").to_dict()))
     english = json.dumps(replace(small, tokenizer="english").to_dict())
-    assert "tokenizer.model is missing: config.json asks for the tokenizer 'english'" in refused(english)
+    assert "tokenizer.model is missing: config.json needs the tokenizer 'english'" in refused(english)
     prepare.train_tokenizer(tmp_path / "tokenizer.model", ["abcdefghijkl"])
     more = replace(small.tokens, text_offset=260)
     assert "the model has 9 text ids" in refused(

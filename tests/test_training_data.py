@@ -219,7 +219,7 @@ def test_recordings_without_sound(tmp_path):
         next(from_folder(tmp_path, 4000))
     (tmp_path / "a.txt").write_text("a")
     for sound, message in (
-        (np.zeros(0, np.int16), "has no sound"),
+        (np.zeros(0, np.int16), "it has no samples"),
         (np.array([np.nan], np.float32), "not finite"),
     ):
         scipy.io.wavfile.write(tmp_path / "a.wav", 4000, sound)

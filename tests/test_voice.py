@@ -138,7 +138,7 @@ BROKEN = {
     "ratio": (dict(semantic_prompt=GOOD["semantic_prompt"][:99]), "180 frames do not fit 99 semantic tokens"),
     "fine frames": (
         dict(fine_prompt=GOOD["fine_prompt"][:, :10]),
-        "fine prompt has 10 frames, the coarse one",
+        "fine prompt has 10 frames, the coarse prompt 180",
     ),
     "list": (dict(semantic_prompt=[1, 2, 3]), "not list"),
 }
@@ -287,11 +287,9 @@ def test_a_voice_of_another_model(tiny):
     bark = Bark.from_config(replace(tiny.config, tokens=tokens), device="cpu")
     with pytest.raises(ValueError, match="do not fit"):
         bark.generate("Hello", builders.voice("released rates"))
-    with pytest.raises(ValueError, match=r"'v2/en_speaker_6' is one of Suno's.*has no voices with a name"):
+    with pytest.raises(ValueError, match=r"'v2/en_speaker_6' is one of Suno's.*has no named voices"):
         bark.generate("Hello", "v2/en_speaker_6")
-    with pytest.raises(
-        ValueError, match=r"unknown voice 'me' \(this model has no voices with a name; a file"
-    ):
+    with pytest.raises(ValueError, match=r"unknown voice 'me' \(this model has no named voices; a file"):
         bark.generate("Hello", "me")
     assert bark.voices == []
 
@@ -308,11 +306,11 @@ def test_trimmed_history_is_plain_numbers(tiny):
     [
         (dict(semantic_prompt=GOOD["semantic_prompt"].astype(float)), r"array\.astype\(numpy\.int64\)"),
         (dict(semantic_prompt=np.full(120, np.nan)), "must be an array of integers, not float64"),
-        (dict(coarse_prompt=np.full((2, 180), -1)), "padding must be cut off"),
-        (dict(fine_prompt=np.full((8, 180), 1024)), "padding must be cut off"),
+        (dict(coarse_prompt=np.full((2, 180), -1)), "remove padding"),
+        (dict(fine_prompt=np.full((8, 180), 1024)), "remove padding"),
         (dict(semantic_prompt=GOOD["semantic_prompt"][:90]), r"\(cut the codes to 135 frames\)"),
         (dict(semantic_prompt=np.tile(GOOD["semantic_prompt"], 2)), r"\(keep 119 tokens\)"),
-        (dict(fine_prompt=GOOD["fine_prompt"][:, :9]), "the first 2 rows of the fine one are the coarse one"),
+        (dict(fine_prompt=GOOD["fine_prompt"][:, :9]), "must be the first 2 rows of the fine prompt"),
     ],
     ids=range(7),
 )

@@ -1,9 +1,8 @@
-"""Foreign checkpoints, in memory, to barklite's names: a state dict in, a state dict and a config out.
+"""Converts other checkpoints' state dicts and configurations, in memory, to barklite's.
 
-`suno`, `huggingface` and `encodec` each know one publisher's layout. They are pure: no files, no modules, and
-no arithmetic but the folding of weight norm. They are strict both ways: a key that is missing or unknown is a
-ValueError that names it as the publisher does. Shapes are checked when the model is built
-(barklite.storage.checkpoint).
+`suno`, `huggingface` and `encodec` each handle one publisher's layout. They are pure functions: no files, no
+modules, and no arithmetic except folding weight norm. A missing or unknown key is a ValueError with the
+publisher's name of the key. Shapes are checked when the model is built (barklite.storage.checkpoint).
 """
 
 import reprlib
@@ -15,7 +14,7 @@ from barklite.config import MAX_LAYERS
 
 
 def gpt_keys(n_layer: int) -> list[str]:
-    """The names in a semantic or coarse model's state dict; ValueError for more layers than are possible."""
+    """Return the keys of a semantic or coarse model's state dict. ValueError for too many layers."""
     if n_layer > MAX_LAYERS:
         raise ValueError(f"n_layer is {n_layer}: no model has more than {MAX_LAYERS}")
     block = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
@@ -24,7 +23,7 @@ def gpt_keys(n_layer: int) -> list[str]:
 
 
 def fine_keys(n_layer: int, n_codes: int) -> list[str]:
-    """The names in a fine model's state dict. Its heads are its tables and have no names."""
+    """Return the keys of a fine model's state dict. Its heads are tied to embeddings and have no keys."""
     keys = [key for key in gpt_keys(n_layer) if key not in ("wte.weight", "lm_head.weight")]
     biases = [key.replace(".weight", ".bias") for key in keys if ".ln_" in f".{key}"]
     return [f"wtes.{k}.weight" for k in range(n_codes)] + keys + biases
@@ -33,7 +32,9 @@ def fine_keys(n_layer: int, n_codes: int) -> list[str]:
 def select(
     state: Mapping[str, Tensor], names: Mapping[str, str], ignored: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """`state` renamed by `names` (theirs -> ours), which must name every key of it that is not `ignored`."""
+    """Rename `state` by `names` (theirs -> ours). ValueError unless they name exactly its keys, apart from
+    `ignored` ones.
+    """
     if missing := [key for key in names if key not in state]:
         raise ValueError(f"tensor {missing[0]!r} is missing{_more(missing)}")
     if unknown := sorted(state.keys() - names.keys() - set(ignored)):
@@ -45,14 +46,14 @@ def select(
 
 
 def check_tied(heads: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> None:
-    """Each head of the fine model must be the table of the codebook it predicts (spec 3.5)."""
+    """ValueError unless each head of the fine model equals the embedding that it is tied to (spec 3.5)."""
     for (name, head), (table_name, table) in zip(heads.items(), tables.items(), strict=True):
         if head.data_ptr() != table.data_ptr() and not head.equal(table):
             raise ValueError(f"{name!r} and {table_name!r} differ, but in Bark they are one tensor")
 
 
 def whole(config: Mapping, *names: str, default: int | None = None) -> int:
-    """The whole number under the first of `names` that is present."""
+    """Return the whole number under the first of `names` that is present. ValueError for anything else."""
     value = next((config[name] for name in names if config.get(name) is not None), default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
         raise ValueError(f"configuration entry {names[0]!r} is {shown(value)}, not a whole number in range")
@@ -60,7 +61,7 @@ def whole(config: Mapping, *names: str, default: int | None = None) -> int:
 
 
 def shown(value: object) -> str:
-    """A value as an error quotes it: not all of a long one."""
+    """Quote a value for an error message, shortened."""
     return "a huge number" if isinstance(value, int) and abs(value) >= 2**63 else reprlib.repr(value)
 
 

@@ -1,7 +1,7 @@
-"""EnCodec at 24 kHz, as its authors publish it (`encodec_24khz-d7cc33bc.th`) and as transformers names it:
-spec 6.5.
+"""EnCodec at 24 kHz, in its authors' layout (`encodec_24khz-d7cc33bc.th`) and in transformers' (spec 6.5).
 
-Both keep weight norm as a direction v and a length g a filter; we fold them once: w = g v / |v| (spec 6.3).
+Both store weight norm as a direction v and a length g per filter; `convert` folds them: w = g v / |v|
+(spec 6.3).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from barklite.config import CodecConfig
 from . import select
 
 _LSTM = [f"{kind}_l{layer}" for layer in (0, 1) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-# (length, direction) of a filter, as PyTorch has spelled them over the years
+# keys of (length, direction) in older and newer versions of PyTorch
 _WEIGHT_NORM = (
     (".weight_g", ".weight_v"),
     (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
@@ -29,10 +29,11 @@ def convert(
     encoder: bool = False,
     config: CodecConfig | None = None,
 ) -> tuple[CodecConfig, dict[str, Tensor]]:
-    """The decoder and the first `n_codebooks` codebooks; with `encoder`, the encoder and every codebook.
+    """Convert the decoder and the first `n_codebooks` codebooks; with `encoder`, also the encoder and all
+    codebooks.
 
-    huggingface: whether keys are spelled as in transformers' EncodecModel. config: sizes other than the
-    released ones, to be read for its `ratios`. Raises ValueError naming a key that is missing or unknown.
+    huggingface: whether keys are those of transformers' EncodecModel. config: gives sample rate and `ratios`,
+    if they are not the released ones. ValueError names a missing or unknown key.
     """
     config = config or CodecConfig()
     names: dict[str, str] = {}  # theirs -> ours, after folding
@@ -58,7 +59,7 @@ def convert(
     shapes = {converted[f"codebook.{q}"].shape for q in range(stored)}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise ValueError(
-            f"the codebooks ({prefix}.*.{book}.embed) differ in shape or are no tables: {shapes}"
+            f"the codebooks ({prefix}.*.{book}.embed) differ in shape or are not matrices: {shapes}"
         )
     books = torch.stack(
         [converted.pop(f"codebook.{q}") for q in range(stored)][: stored if encoder else n_codebooks]
@@ -78,7 +79,7 @@ def convert(
 
 
 def export(state: Mapping[str, Tensor], config: CodecConfig) -> dict[str, Tensor]:
-    """The way back of `convert`, to transformers' names, weight norm unfolded."""
+    """The inverse of `convert`, to transformers' names, with weight norm unfolded."""
     exported = {}
     for side in ("decoder", "encoder") if config.encoder else ("decoder",):
         for layer, kind in _layers(side, len(config.ratios)):
@@ -105,8 +106,8 @@ def _dim(state: Mapping[str, Tensor], key: str, dim: int) -> int:
 
 
 def _layers(side: str, stages: int) -> list[tuple[int, str]]:
-    """The layers that hold weights, with their kinds; ELUs take a number and hold none (spec 6.1)."""
-    if side == "decoder":  # conv, LSTM, then (ELU, transposed conv, residual) a stage, then ELU, conv
+    """Return (index, kind) of the layers with weights. ELUs have an index but no weights (spec 6.1)."""
+    if side == "decoder":  # conv, LSTM, then per stage (ELU, transposed conv, residual), then ELU, conv
         body = [(i, kind) for s in range(stages) for i, kind in ((3 * s + 3, "up"), (3 * s + 4, "res"))]
         return [(0, "conv"), (1, "lstm"), *body, (3 * stages + 3, "conv")]
     body = [(i, kind) for s in range(stages) for i, kind in ((3 * s + 1, "res"), (3 * s + 3, "conv"))]
@@ -129,7 +130,7 @@ def _theirs(side: str, layer: int, part: str, leaf: str, kind: str, huggingface:
 
 
 def _folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`x.weight` for every pair of length and direction, in either spelling; everything else as it is."""
+    """Replace each pair of length and direction by `x.weight`; keep all other tensors."""
     folded = dict(state)
     for length, direction in _WEIGHT_NORM:
         stems = {key.removesuffix(end) for end in (length, direction) for key in state if key.endswith(end)}

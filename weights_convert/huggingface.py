@@ -1,8 +1,8 @@
-"""Hugging Face's `suno/bark` and `suno/bark-small`: one state dict for all four models, and its JSON files.
+"""Hugging Face's `suno/bark` and `suno/bark-small`: one state dict for all four models, and JSON files.
 
-Spec 3.8 (names), 3.9 (files) and 5 (voices). The values of `generation_config.json` that describe the model
-(ids, windows, rates) are read; its sampling settings are not: barklite's defaults are the same for every
-checkpoint, and `GenerationConfig.transformers()` has Hugging Face's.
+Spec 3.8 (names), 3.9 (files) and 5 (voices). From `generation_config.json` only ids, windows and rates are
+converted, not sampling settings: barklite has the same defaults for every checkpoint, and
+`GenerationConfig.transformers()` has Hugging Face's.
 """
 
 import posixpath
@@ -29,7 +29,7 @@ PREFIXES = {
     "codec": "codec_model.",
 }
 
-# ours -> theirs, tried part by part
+# ours -> theirs, for each part of a key between dots
 _PARTS = {
     "wte": "input_embeds_layer",
     "wtes": "input_embeds_layers",
@@ -70,8 +70,7 @@ _TOKENS = {
     },
 }
 
-# What an EnCodec must be for barklite to be one: the 24 kHz model's architecture (spec 6), as its config
-# spells it.
+# Required entries of an EncodecConfig: barklite supports only the 24 kHz model's architecture (spec 6).
 _ENCODEC = {
     "audio_channels": 1,
     "normalize": False,
@@ -90,15 +89,15 @@ _ENCODEC = {
 
 
 def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
-    """`config.json` and `generation_config.json` (or {}) as a BarkConfig. Entries left out have the defaults
-    of transformers' classes. Raises ValueError naming an entry that no released Bark has.
+    """Convert `config.json` and `generation_config.json` (or {}) to a BarkConfig. Missing entries have the
+    defaults of transformers' classes. ValueError names an entry that barklite does not support.
     """
     for name in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config"):
         if not isinstance(config.get(name), Mapping):
-            raise ValueError(f"entry {name!r} is missing: this is not the configuration of a Bark")
+            raise ValueError(f"entry {name!r} is missing: this is not a configuration of Bark")
     fine = config["fine_acoustics_config"]
     if whole(fine, "n_codes_given", default=1) != 1:
-        raise ValueError("n_codes_given is not 1: no Bark like this was released")
+        raise ValueError("n_codes_given is not 1, unlike every released Bark")
     tokens = convert_tokens(generation)
     semantic = _gpt(config["semantic_config"])
     defaults = GenerationConfig()
@@ -122,9 +121,9 @@ def convert_config(config: Mapping, generation: Mapping) -> BarkConfig:
 
 
 def convert_codec_config(codec: Mapping, n_codebooks: int) -> CodecConfig:
-    """`codec_config`, an EncodecConfig; ValueError naming an entry that no codec of Bark has."""
+    """Convert `codec_config`, an EncodecConfig. ValueError names an entry that barklite does not support."""
     if not isinstance(codec, Mapping):
-        raise ValueError("entry 'codec_config' is no object")
+        raise ValueError("entry 'codec_config' is not an object")
     ratios = codec.get("upsampling_ratios", [8, 5, 4, 2])
     whole_list = isinstance(ratios, (list, tuple)) and len(ratios) <= MAX_RATIOS
     if not (whole_list and all(isinstance(r, int) and 0 < r < 2**16 for r in ratios)):
@@ -146,12 +145,12 @@ def convert_codec_config(codec: Mapping, n_codebooks: int) -> CodecConfig:
 
 
 def convert_tokens(generation: Mapping) -> TokenConfig:
-    """Ids, slots, windows and rates that `generation_config.json` names; ValueError for one that is none."""
+    """Collect ids, windows and rates from `generation_config.json`. ValueError unless they are numbers."""
     codebook_size = whole(generation, "codebook_size", default=1024)
     values = {"codebook_size": codebook_size, "fine_pad": codebook_size}
     for section, names in _TOKENS.items():
         if not isinstance(generation.get(section) or {}, Mapping):
-            raise ValueError(f"generation_config.json: {section} is no object")
+            raise ValueError(f"generation_config.json: {section} is not an object")
         for theirs, ours in names.items():
             value = (generation.get(section) or {}).get(theirs)
             if value is None:
@@ -166,20 +165,20 @@ def convert_tokens(generation: Mapping) -> TokenConfig:
 
 
 def convert_gpt(state: Mapping[str, Tensor], config: GPTConfig, name: str) -> dict[str, Tensor]:
-    """The model called `name`, "semantic" or "coarse", out of the joint state dict."""
+    """Extract the model `name`, "semantic" or "coarse", from the joint state dict."""
     names = {PREFIXES[name] + theirs(key): key for key in gpt_keys(config.n_layer)}
     return select(*_part(state, name, names))
 
 
 def convert_fine(state: Mapping[str, Tensor], config: FineConfig) -> dict[str, Tensor]:
-    """The fine model. Its tied heads may be there (`pytorch_model.bin`) or not (`model.safetensors`)."""
+    """Extract the fine model. Tied heads may be stored (`pytorch_model.bin`) or not (`model.safetensors`)."""
     prefix = PREFIXES["fine"]
     names = {prefix + theirs(key): key for key in fine_keys(config.n_layer, config.n_codes_total)}
     tied = {
         f"{prefix}lm_heads.{j}.weight": f"{prefix}input_embeds_layers.{j + 1}.weight"
         for j in range(config.n_codes_total - 1)
     }
-    # Either name of a tied pair may be the one that was stored.
+    # A tied pair may be stored under either name.
     state = {
         **state,
         **{table: state[head] for head, table in tied.items() if head in state and table not in state},
@@ -194,7 +193,7 @@ def convert_fine(state: Mapping[str, Tensor], config: FineConfig) -> dict[str, T
 def convert_codec(
     state: Mapping[str, Tensor], config: CodecConfig, n_codebooks: int, encoder: bool = False
 ) -> tuple[CodecConfig, dict[str, Tensor]]:
-    """The EnCodec inside the joint state dict: `encodec.convert` on its part."""
+    """Extract the codec from the joint state dict; see `encodec.convert`."""
     prefix = PREFIXES["codec"]
     part = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
     try:
@@ -204,25 +203,25 @@ def convert_codec(
 
 
 def check_prefixes(state: Mapping[str, Tensor]) -> None:
-    """Every key belongs to one of the four models; ValueError names one that does not."""
+    """ValueError, naming a key, unless every key belongs to one of the four models."""
     if unknown := sorted(key for key in state if not key.startswith(tuple(PREFIXES.values()))):
         raise ValueError(f"tensor {unknown[0]!r} is not part of a Bark")
 
 
 def vocabulary(tokenizer_json: Mapping) -> list[str]:
-    """The WordPiece vocabulary inside `tokenizer.json`, in the order of its ids."""
+    """Return the WordPiece vocabulary of a `tokenizer.json`, in the order of ids."""
     model = tokenizer_json.get("model")
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
     ids = [*vocab.values()] if isinstance(vocab, Mapping) else [None]
     if not all(type(i) is int for i in ids) or sorted(ids) != [*range(len(ids))]:
         raise ValueError("it holds no WordPiece vocabulary with ids 0, 1, 2, ...")
     if broken := [token for token in vocab if "\n" in token or "\r" in token]:
-        raise ValueError(f"its token {broken[0]!r:.99} has a line's end in it")
+        raise ValueError(f"its token {broken[0]!r:.99} contains a line break")
     return sorted(vocab, key=vocab.get)
 
 
 def voice_paths(speaker_embeddings: Mapping) -> dict[str, dict[str, str]]:
-    """{voice: {array: relative path}}; ValueError for a path that leads out of the checkpoint."""
+    """Return {voice: {array: relative path}}. ValueError for a path that leads out of the checkpoint."""
     voices = {name: paths for name, paths in speaker_embeddings.items() if name != "repo_or_path"}
     for name, paths in voices.items():
         for array in ("semantic_prompt", "coarse_prompt", "fine_prompt"):
@@ -250,7 +249,7 @@ def _gpt(section: Mapping) -> GPTConfig:
 
 def _size(section: Mapping) -> dict[str, int]:
     if section.get("bias", True):
-        raise ValueError("bias is true (or left out): every released Bark has linear layers without bias")
+        raise ValueError("bias is true (or missing): every released Bark has linear layers without bias")
     return {
         "n_layer": whole(section, "num_layers", "num_hidden_layers", default=12),
         "n_head": whole(section, "num_heads", "num_attention_heads", default=12),
@@ -260,11 +259,11 @@ def _size(section: Mapping) -> dict[str, int]:
 
 
 def theirs(key: str) -> str:
-    """Hugging Face's name for a tensor of a token model."""
+    """Return Hugging Face's name for a tensor of a token model."""
     return ".".join(_PARTS.get(part, part) for part in key.split("."))
 
 
 def _part(state: Mapping[str, Tensor], name: str, names: dict[str, str]):
-    """`select`'s arguments: one model's tensors, the names, and the causal-mask buffers to ignore."""
+    """Return `select`'s arguments: one model's tensors, the names, and the causal-mask buffers to ignore."""
     part = {key: tensor for key, tensor in state.items() if key.startswith(PREFIXES[name])}
     return part, names, [key for key in part if key.endswith(".attn.bias")]

@@ -1,6 +1,6 @@
-"""Suno's `text.pt`, `coarse.pt`, `fine.pt` and their `_2` (large) forms: spec 3.7 and 3.8.
+"""Suno's `text.pt`, `coarse.pt`, `fine.pt` and the large `text_2.pt` etc. (spec 3.7 and 3.8).
 
-A file holds `model_args` and `model`, and much that inference does not read (Adam's moments, the best loss).
+Only `model_args` and `model` of a file are used, not the optimizer state and best loss.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from . import check_tied, fine_keys, gpt_keys, select, whole
 
 
 def convert_gpt(state: Mapping[str, Tensor], model_args: Mapping) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """The semantic (`text`) or coarse model. Raises ValueError naming what is wrong."""
+    """Convert the semantic (`text`) or coarse model. ValueError names a bad entry or key."""
     config = GPTConfig(
         **_size(model_args),
         input_vocab_size=whole(model_args, "input_vocab_size", "vocab_size"),
@@ -24,10 +24,10 @@ def convert_gpt(state: Mapping[str, Tensor], model_args: Mapping) -> tuple[GPTCo
 
 
 def convert_fine(state: Mapping[str, Tensor], model_args: Mapping) -> tuple[FineConfig, dict[str, Tensor]]:
-    """The fine model; its heads must be tied to its tables and are dropped."""
+    """Convert the fine model. Its heads must be tied to its embeddings, and are dropped."""
     n_codes = whole(model_args, "n_codes_total", default=8)
     if whole(model_args, "n_codes_given", default=1) != 1 or n_codes > 64:
-        raise ValueError("n_codes_given is not 1, or n_codes_total huge: no Bark like this was released")
+        raise ValueError("n_codes_given is not 1, or n_codes_total is huge, unlike every released Bark")
     config = FineConfig(
         **_size(model_args),
         vocab_size=whole(model_args, "output_vocab_size", "vocab_size"),
@@ -47,7 +47,7 @@ def _suno(key: str) -> str:
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without torch.compile's prefix and the causal-mask buffers."""
+    """Remove torch.compile's prefix and the causal-mask buffers."""
     plain = {key.removeprefix("_orig_mod."): tensor for key, tensor in state.items()}
     return {key: tensor for key, tensor in plain.items() if not key.endswith(".attn.bias")}
 

@@ -1,4 +1,4 @@
-"""Looking inside: `score`, `trace`, `align` (word times), `plot`, `report`, `subtitles`.
+"""Analysis of models and clips: `score`, `trace`, `align` (word times), `plot`, `report`, `subtitles`.
 
-May import the door and all below it but bark.
+May import the door and all below it, except bark.
 """

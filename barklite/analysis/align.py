@@ -1,9 +1,9 @@
-"""When each word of a clip is said: read off the semantic model's attention to the text.
+"""Word times of a clip, from the semantic model's attention to the text.
 
-The semantic model runs once over the clip's own tokens. In some heads the attention moves through the text as
-its words are said. They are found anew for each clip: the heads along whose attention the best monotone path
-is the most probable. Dynamic time warping gives the path. Axes: H heads of all layers, N semantic tokens, W
-text tokens.
+The semantic model runs once over the clip's tokens. In some heads the attention moves through the text as its
+words are spoken. Dynamic time warping finds the best monotone path through each head's attention; the heads
+with the most probable paths are chosen for each clip, and their averaged attention gives the word times.
+Axes: H heads, N semantic tokens, W text tokens.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ import numpy as np
 from ..models.gpt import GPT
 from .trace import attention_map, replaced
 
-FLOOR = 1e-3  # attention below this says nothing
-CLOSE = 0.1  # nats a frame: heads this close to the best one are averaged
-_SYMBOLS = "%‰&@#*/\\°"  # punctuation by Unicode's classes, but read aloud
-# A cue, one ideograph or kana, or a run of what has spaces around it, with the marks that follow.
+FLOOR = 1e-3  # added to attention, so that values below it do not matter
+CLOSE = 0.1  # nats per semantic token: average all heads whose path costs at most this more than the best
+_SYMBOLS = "%‰&@#*/\\°"  # punctuation in Unicode, but read aloud
+# A cue, one ideograph or kana, or a run between spaces, each with the marks that follow.
 _WORD = re.compile(
     r"\[[^][]+\]\S*?(?=\s|\[|$)|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff[]+"
     r"|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff][\u30fc、。，！？；：」』）…]*|\["
@@ -29,7 +29,7 @@ _WORD = re.compile(
 
 @dataclass(frozen=True)
 class Word:
-    """A typed word, without the marks around it, as `text[first:last]` of its clip; seconds of the clip."""
+    """A written word, `clip.text[first:last]`, without the marks around it. start, end: seconds."""
 
     text: str
     start: float
@@ -40,12 +40,13 @@ class Word:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Alignment:
-    """When a clip's words and text tokens are said.
+    """The times of a clip's words and text tokens.
 
-    words: in their order; those that a clip which was cut never reached are missing. tokens: the text as the
-    model reads it; times: float64 (W, 2), start and end of each in seconds; nan if it was not reached. heads:
-    the (layer, head) pairs whose attention was averaged; score: how probable it makes the path, 0 to 1: a
-    geometric mean over time. Below about 0.1 the times say little.
+    words: in the text's order, without those that a truncated clip does not reach.
+    tokens: the text's tokens. times: float64 (W, 2), start and end of each in seconds; nan if not reached.
+    heads: the (layer, head) pairs whose attention was averaged.
+    score: 0 to 1, the geometric mean of the attention along the path. Below about 0.1 the times are
+        unreliable.
     """
 
     words: list[Word]
@@ -59,11 +60,10 @@ class Alignment:
 
 
 def align(bark, clip, voice=None) -> Alignment:
-    """The start and end of each word of a clip, to a semantic token (20 ms).
+    """Find the start and end of each word of a clip, with the resolution of a semantic token (20 ms).
 
-    A clip holds no model and does not remember its voice: give the `Bark` that made it, and the voice that it
-    was spoken with, as for `Bark.score`. ValueError for a clip without semantic tokens or with those of
-    another model.
+    bark: the `Bark` that made the clip. voice: the one it was spoken with, as in `Bark.score`. ValueError for
+    a clip without semantic tokens or with those of another model.
     """
     if len(clip.semantic) == 0:
         raise ValueError("an empty clip has no words to align")
@@ -75,8 +75,8 @@ def align(bark, clip, voice=None) -> Alignment:
         return bark.tokenizer.encode(text)
 
     ids = encode(clip.text)[: t.n_text]
-    answers = slice(t.n_prompt - 1, t.n_prompt - 1 + len(clip.semantic))  # the positions that predict them
-    with recorded(bark.semantic, answers, len(ids)) as maps:
+    queries = slice(t.n_prompt - 1, t.n_prompt - 1 + len(clip.semantic))  # they predict the clip's tokens
+    with record_attention(bark.semantic, queries, len(ids)) as maps:
         bark.score((clip.semantic, None), clip.text, voice)
     ended, n = clip.finish_reason == "eos", len(clip.semantic)
     totals = np.stack([warp(costs(layer), ended)[0] for layer in maps]) / n  # (L, n_head)
@@ -88,18 +88,19 @@ def align(bark, clip, voice=None) -> Alignment:
     reached = np.flatnonzero(path >= 0)
     times[reached, 0] = np.minimum(path[reached] / rate, end)
     times[reached, 1] = np.append(times[reached[1:], 0], end)
-    words = timed(clip.text, times, spans(clip.text, ids, encode))
+    words = word_times(clip.text, times, word_spans(clip.text, ids, encode))
     return Alignment(words, bark.tokenizer.pieces(ids), times, heads, float(np.exp(-total / n)))
 
 
 def costs(attention: np.ndarray) -> np.ndarray:
+    """Return the negative log of attention weights, the costs for `warp`."""
     return -np.log(attention + FLOOR)
 
 
 @contextlib.contextmanager
-def recorded(model: GPT, queries: slice, n_text: int):
-    """A list that gets each layer's attention of `queries` to the first `n_text` positions, float32
-    (n_head, N, W): all that `trace` keeps would be gigabytes of a large model.
+def record_attention(model: GPT, queries: slice, n_text: int):
+    """Yield a list that collects each layer's attention from `queries` to the first `n_text` positions,
+    float32 (n_head, N, W). The full maps of `trace` would take gigabytes for a large model.
     """
     maps: list[np.ndarray] = []
 
@@ -117,16 +118,18 @@ def recorded(model: GPT, queries: slice, n_text: int):
 
 
 def warp(cost: np.ndarray, whole: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """The cheapest monotone paths through costs (H, N, W), from the first text token at the first frame, by
-    steps to the next frame, the next token, or both: their costs (H,), and the frame at which each token
-    begins, int64 (H, W).
+    """Dynamic time warping: find the cheapest monotone path through each head's costs (H, N, W).
 
-    whole: paths end with the last token; otherwise anywhere at the last frame, and tokens behind have -1.
+    A path begins at the first text token and the first semantic token. Each step goes to the next semantic
+    token, the next text token, or both. Returns the paths' total costs (H,), and the semantic token at which
+    each text token begins, int64 (H, W).
+
+    whole: paths must reach the last text token. If False they may end at any, and later ones have -1.
     """
     H, N, W = cost.shape
-    best = cost[:, 0].cumsum(-1)  # (H, W): up to this token at this frame
-    stays = np.zeros((N, H, W), bool)  # came from the same token of the frame before
-    comes = np.zeros((N, H, W), bool)  # came from another token of it, not of this frame
+    best = cost[:, 0].cumsum(-1)  # (H, W): cheapest path up to this text token at semantic token i
+    stays = np.zeros((N, H, W), bool)  # the step from i - 1 keeps the text token, else it advances by one
+    comes = np.zeros((N, H, W), bool)  # the last step is from i - 1, else from the text token before at i
     for i in range(1, N):
         before = np.pad(best[:, :-1], ((0, 0), (1, 0)), constant_values=np.inf)
         stays[i] = best <= before
@@ -150,12 +153,14 @@ def warp(cost: np.ndarray, whole: bool = True) -> tuple[np.ndarray, np.ndarray]:
     return best[np.arange(H), last], starts
 
 
-# --- text tokens to typed words -----------------------------------------------------------------------------
+# --- text tokens to written words ---------------------------------------------------------------------------
 
 
 def typed(text: str) -> list[tuple[int, int, int, int]]:
-    """The words of a text: where each begins and ends, with the marks around it and without. A run without a
-    letter or digit is no word.
+    """Find the words of a text: (begin, first, last, end) for each.
+
+    `text[begin:end]` includes the marks around a word, `text[first:last]` does not. A word has at least one
+    letter or digit.
     """
 
     def mark(character: str) -> bool:
@@ -173,17 +178,20 @@ def typed(text: str) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def spans(text: str, ids: list[int], encode: Callable[[str], list[int]]) -> list[tuple[int, int, int, int]]:
-    """Of each typed word its characters `text[first:last]`, and its tokens `ids[start:stop]`.
+def word_spans(
+    text: str, ids: list[int], encode: Callable[[str], list[int]]
+) -> list[tuple[int, int, int, int]]:
+    """Map words to tokens: (first, last, start, stop) for each, with the characters `text[first:last]` and
+    the tokens `ids[start:stop]`.
 
-    For any tokenizer, also one that rewrites the text (42 is `forty two`): a word's tokens begin where the
-    text from it on is encoded alike, and end where the text up to it is. Words whose tokens cannot be told
-    apart have the same start. Words behind the last of `ids`, which may be cut, are left out.
+    Works with any tokenizer, also one that rewrites the text (42 to `forty two`). A word's first token is
+    found by encoding the text from the word on, its last by encoding the text up to it. Words whose tokens
+    cannot be separated share them. Words beyond `ids`, which may be truncated, are left out.
     """
     n, words, full = len(ids), typed(text), encode(text)
     begins, before = [], 0
     for begin, _, _, end in words:
-        rest = encode(text[begin:])  # it may be read otherwise behind what is before it: `$5 million`
+        rest = encode(text[begin:])  # may differ from its encoding in context: `$5 million`
         begins.append(len(full) - len(rest) if rest == full[len(full) - len(rest) :] else before)
         upto = encode(text[:end])
         before = next((i for i, (a, b) in enumerate(zip(upto, full, strict=False)) if a != b), len(upto))
@@ -198,9 +206,11 @@ def spans(text: str, ids: list[int], encode: Callable[[str], list[int]]) -> list
     return result
 
 
-def timed(text: str, times: np.ndarray, found: list[tuple[int, int, int, int]]) -> list[Word]:
-    """Words with the times of their tokens. A word ends where the next begins, unless marks are between them,
-    which are pauses; words that share their tokens share the time by their lengths.
+def word_times(text: str, times: np.ndarray, found: list[tuple[int, int, int, int]]) -> list[Word]:
+    """Make words with the times of their tokens.
+
+    A word ends where the next begins, unless there are marks between them, which are pauses. Words that share
+    tokens divide the time in proportion to their lengths.
     """
     words, w = [], 0
     while w < len(found):

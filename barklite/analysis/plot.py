@@ -1,7 +1,7 @@
-"""A clip as a picture: its sound, and the tokens of each stage that it was made of, over one time axis.
+"""Draws a clip: waveform, spectrogram, semantic tokens and codes over one time axis.
 
-Needs matplotlib (`pip install "barklite[plot]"`), of which no global state is used or changed: no pyplot, no
-backend. `Clip.plot` loads this file when it is asked for a picture.
+Needs matplotlib (`pip install "barklite[plot]"`) and does not touch its global state: no pyplot, no backend.
+`Clip.plot` imports this file on first use.
 """
 
 import io
@@ -13,11 +13,11 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg", "jpg")
-BLUE, ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito's colours, which colour-blind people tell apart
-BAR = (1.012, 0, 0.014, 1)  # a colour bar's place beside its panel: x, y, width, height
-RANGE_DB = 80.0  # from the loudest bin down
-QUIET_DB = -40.0  # where nothing is louder than this, the loudest is not the brightest: silence stays dark
-FONTS = (  # for scripts that matplotlib's own font lacks; those installed are used
+BLUE, ORANGE = "#0072b2", "#d55e00"  # from Okabe and Ito's palette for colour-blind readers
+BAR = (1.012, 0, 0.014, 1)  # position of a colour bar beside its panel: x, y, width, height
+RANGE_DB = 80.0  # dynamic range of the spectrogram's colours
+QUIET_DB = -40.0  # the brightest colour is at least this level, so that silence stays dark
+FONTS = (  # fallbacks, if installed, for scripts that matplotlib's own font lacks
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "WenQuanYi Micro Hei", "Noto Sans Devanagari"),
     *("PingFang SC", "Hiragino Sans GB", "Apple SD Gothic Neo", "Kohinoor Devanagari"),  # macOS
     *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI"),  # Windows
@@ -25,10 +25,10 @@ FONTS = (  # for scripts that matplotlib's own font lacks; those installed are u
 
 
 class Picture(Figure):
-    """A matplotlib figure that a notebook shows whether or not pyplot has been imported there."""
+    """A matplotlib figure that notebooks display without pyplot."""
 
     def render(self, format: str, dpi: float = 150) -> bytes:
-        """The bytes of a file in one of FORMATS."""
+        """Return the figure as a file in one of FORMATS."""
         buffer = io.BytesIO()
         self.savefig(buffer, format=format, dpi=dpi)
         return buffer.getvalue()
@@ -38,24 +38,26 @@ class Picture(Figure):
 
 
 def format_of(path: str | os.PathLike) -> str:
-    """The one of FORMATS that a file name ends in. ValueError for another or none."""
+    """Return the one of FORMATS that a file name's suffix gives. ValueError for another or none."""
     suffix = os.path.splitext(os.fspath(path))[1]
     if suffix[1:].lower() not in FORMATS:
         known = f"{', '.join(f'.{name}' for name in FORMATS[:-1])} or .{FORMATS[-1]}"
-        raise ValueError(f"a plot is written as {known}, not {suffix or os.fspath(path)!r}: name the file so")
+        raise ValueError(
+            f"a plot is written as {known}, not {suffix or os.fspath(path)!r}: change the suffix"
+        )
     return suffix[1:].lower()
 
 
 def draw(clip) -> Picture:
-    """A `Clip` in four panels over seconds: waveform; spectrogram; semantic tokens with the probability of
-    the end at each step, where it is known; codes.
+    """Draw a `Clip` in four panels over seconds: waveform; spectrogram; semantic tokens and, if the clip has
+    it, `eos_p`; codes.
     """
     n, frames, rates = len(clip.semantic), clip.codes.shape[1], clip.tokens
     end = max(clip.seconds, n / rates.semantic_rate, frames / rates.frame_rate)
     picture = Picture(figsize=(10, 8.5), layout="constrained")
     panels = picture.subplots(4, 1, sharex=True, height_ratios=(2, 3, 3, 2.4))
     waveform, sound, tokens, codes = panels
-    waveform.set_xlim(0, end or 1)  # fixed: what follows only fills it
+    waveform.set_xlim(0, end or 1)  # fixed, so that later panels do not change it
 
     names = families()
     title = dict(x=0.01, ha="left", fontsize=12, family=names, parse_math=False, usetex=False)
@@ -84,7 +86,7 @@ def draw(clip) -> Picture:
     tokens.set_ylabel("semantic token", color=BLUE)
     if clip.eos_p is not None:
         chance = tokens.twinx()
-        chance.set_yscale("log")  # it grows from next to nothing within a few steps
+        chance.set_yscale("log")  # the probability grows by orders of magnitude within a few steps
         chance.set_ylim(1e-6, 2)
         steps = np.arange(len(clip.eos_p)) / rates.semantic_rate
         chance.plot(steps, clip.eos_p, ".-", color=ORANGE, linewidth=1, markersize=2)
@@ -101,8 +103,8 @@ def draw(clip) -> Picture:
 
 
 def envelope(audio: np.ndarray, sample_rate: int, columns: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """Audio (samples,) as the points of a line, in seconds and amplitude: the least and the greatest sample
-    of each of `columns` parts or fewer, which look like all of them.
+    """Reduce audio (samples,) to the minimum and maximum of each of up to `columns` parts. Returns the
+    points of a line, (seconds, amplitudes), that looks like all samples.
     """
     starts = np.arange(0, len(audio), max(1, -(-len(audio) // columns)))
     points = [extreme.reduceat(audio, starts) for extreme in (np.minimum, np.maximum)]
@@ -112,12 +114,14 @@ def envelope(audio: np.ndarray, sample_rate: int, columns: int = 2000) -> tuple[
 def spectrogram(
     audio: np.ndarray, sample_rate: int, window: int = 1024, hop: int = 256, columns: int = 4000
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Level in dB (window / 2 + 1, T) of audio (samples,): 0 is a sine of full scale, -120 the least. And its
-    extent in seconds and kHz: a column is centred on its time. A very long sound gets a longer hop.
+    """Compute the spectrogram of audio (samples,). Returns levels in dB (window / 2 + 1, T), where 0 is a
+    full-scale sine and -120 the floor, and the image's extent in seconds and kHz.
+
+    Columns are centred on their times. The hop grows for long audio, to keep T at about `columns`.
     """
     hop = max(hop, -(-len(audio) // columns))
     parts = np.lib.stride_tricks.sliding_window_view(np.pad(audio, window // 2), window)[::hop]
-    parts = parts[: len(audio)]  # (T, window); of no sound, none
+    parts = parts[: len(audio)]  # (T, window); T is 0 for empty audio
     hann = np.hanning(window + 1)[:-1]
     level = np.abs(np.fft.rfft(parts * (2 * hann / hann.sum()))).T
     column, row = hop / sample_rate, sample_rate / window / 1000
@@ -126,14 +130,14 @@ def spectrogram(
 
 
 def families() -> list[str]:
-    """The fonts of a title: matplotlib's own, then those of FONTS that are installed."""
+    """Return the fonts for titles: matplotlib's own, then those of FONTS that are installed."""
     installed = set(font_manager.get_font_names())
     return ["DejaVu Sans", *(name for name in FONTS if name in installed)]
 
 
 def legible(text: str, families: list[str], room: int = 84) -> str:
-    """A text as one line, cut to `room` columns, with a box for what none of the fonts can show: drawing that
-    would warn. A mark must be in the font of its letter.
+    """Return a text as one line of at most `room` columns, with a box for characters that no font has, which
+    matplotlib would warn about. A combining mark must be in the same font as its letter.
     """
     fonts = [font_manager.get_font(font_manager.findfont(name)) for name in families]
     line, letter = "", fonts

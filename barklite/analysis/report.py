@@ -1,8 +1,7 @@
-"""A clip as a page to look into: one HTML file with its sound, data and script, that needs no network.
+"""Makes an HTML report of a clip: one file with audio, data and script that needs no network.
 
-The page plays the sound and runs a cursor through waveform, spectrogram, tokens and codes; whatever else is
-known of the clip (word times, log-probabilities, attention) is shown with them. `report.html` beside this
-file is the page; here its data are packed.
+The page plays the audio and moves a cursor through waveform, spectrogram, tokens and codes, and through word
+times, log-probabilities and attention if they are given. `report.html` is the template; this file adds data.
 """
 
 import base64
@@ -23,16 +22,16 @@ from .score import Scores
 from .trace import Trace, trace
 
 TEMPLATE = Path(__file__).with_name("report.html")
-MAPS = 900_000  # bytes that attention maps may take, packed
-TRACED = 1e9  # bytes that a trace may take
+MAPS = 900_000  # limit in bytes of packed attention maps
+TRACED = 1e9  # limit in bytes of a trace
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A clip and what is known of it. `barklite.inspect.look` makes one with everything.
+    """A clip with its analysis, for a report. `barklite.inspect.look` makes one with all parts.
 
-    words: from `align`. scores: from `Bark.score`. trace: of `bark.semantic`, whose last call was that of
-    `Bark.score` for this clip. label: what to call it beside another.
+    words: from `align`. scores: from `Bark.score`. trace: of `bark.semantic`, with `Bark.score` of this clip
+    as its last call. label: a heading, to tell two clips apart.
     """
 
     clip: "Clip"  # noqa: F821
@@ -46,7 +45,7 @@ class View:
         path: str | os.PathLike | None = None,
         other: "View | Clip | None" = None,  # noqa: F821
     ) -> "Report":
-        """A page of this clip, and of another beside it; with a path it is also written. See `page`."""
+        """Make the page of this clip, or of two side by side. With a path it is also written. See `page`."""
         if path is not None:
             check_suffix(path)
         beside = [] if other is None else [other if isinstance(other, View) else View(other)]
@@ -57,10 +56,10 @@ class View:
 
 
 def look(bark, clip, voice=None, *, attention: bool | None = None, label: str | None = None) -> View:
-    """A clip with its word times, log-probabilities and attention maps, to be shown by `View.report`.
+    """Compute a clip's word times, log-probabilities and attention maps, for `View.report`.
 
-    voice: the one that it was spoken with; a clip does not remember it. attention: None leaves the maps out
-    where they would take more than 1 GB. Errors as of `Bark.score`.
+    voice: the one it was spoken with; a clip does not store it. attention: None skips the maps if they would
+    take more than 1 GB. Errors as in `Bark.score`.
     """
     if len(clip.semantic) == 0:
         return View(clip, label=label)
@@ -74,12 +73,12 @@ def look(bark, clip, voice=None, *, attention: bool | None = None, label: str | 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Report:
-    """A page, `html`, that a notebook shows."""
+    """An HTML page, which notebooks display."""
 
     html: str
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the page, whole or not at all. ValueError if the name ends neither in .html nor .htm."""
+        """Write the page atomically. ValueError unless the name ends in .html or .htm."""
         check_suffix(path)
         atomic.write_bytes(path, self.html.encode("utf-8"))
 
@@ -89,21 +88,21 @@ class Report:
 
 
 def check_suffix(path: str | os.PathLike) -> None:
-    """ValueError if a file name is not one of a page."""
+    """ValueError unless a file name ends in .html or .htm."""
     if os.path.splitext(os.fspath(path))[1].lower() not in (".html", ".htm"):
-        raise ValueError(f"a report is written as .html, not {os.fspath(path)!r}: name the file so")
+        raise ValueError(f"a report is written as .html, not {os.fspath(path)!r}: change the suffix")
 
 
 def page(*views: View) -> Report:
-    """The page of one clip, or of two side by side, which it compares.
+    """Make the page of one clip, or of two compared side by side.
 
-    ValueError for scores or a trace that do not belong to their clip.
+    ValueError for scores or a trace of another clip.
     """
     if not 1 <= len(views) <= 2:
         raise ValueError(f"a report shows one clip or two, not {len(views)}")
     data = [_view(view, "AB"[i]) for i, view in enumerate(views)]
     text = json.dumps({"views": data})  # ASCII
-    for character in "<>&":  # no text can end the script, or begin a comment in it
+    for character in "<>&":  # so that no text can end the script or begin a comment in it
         text = text.replace(character, f"\\u{ord(character):04x}")
     title = " ".join(views[0].clip.text.split())[:80]
     start, rest = TEMPLATE.read_text(encoding="utf-8").split("{{title}}")
@@ -120,12 +119,12 @@ def _view(view: View, name: str) -> dict:
         "facts": {
             "Length": f"{clip.seconds:.2f} s",
             "Seed": str(clip.seed),
-            "End": {"eos": "by itself (eos)", "length": "at the limit (length)"}.get(
+            "End": {"eos": "by the model (eos)", "length": "at the limit (length)"}.get(
                 clip.finish_reason, clip.finish_reason
             ),
             "Semantic tokens": f"{len(clip.semantic)}",
             "Codes": "{} × {}".format(*clip.codes.shape),
-            **({"Time to make": f"{sum(clip.timings.values()):.2f} s"} if clip.timings else {}),
+            **({"Computing time": f"{sum(clip.timings.values()):.2f} s"} if clip.timings else {}),
         },
         "seconds": clip.seconds,
         "wav": base64.b64encode(clip.wav()).decode("ascii"),
@@ -168,26 +167,26 @@ def _view(view: View, name: str) -> dict:
 
 
 def packed(array: np.ndarray, dtype: str) -> dict:
-    """An array as the page reads it: deflated little-endian numbers, row by row."""
+    """Pack an array for the page: deflated little-endian numbers in row-major order, base64."""
     small = zlib.compress(np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<")).tobytes(), 9)
     return {"dtype": dtype, "shape": list(array.shape), "data": base64.b64encode(small).decode("ascii")}
 
 
 def attention(view: View) -> dict:
-    """What each semantic token's heads attend to, over time: the text tokens, the rest of the prompt's slots,
-    and the sound so far; square roots in 8 bits. Large maps are pooled until they fit in `MAPS` bytes.
+    """Pack the attention of each semantic token to the text tokens, the rest of the prompt (summed), and the
+    earlier semantic tokens. Square roots in 8 bits; large maps are max-pooled until they fit in `MAPS` bytes.
     """
     clip, t, maps = view.clip, view.clip.tokens, view.trace.attentions
     n, first = len(clip.semantic), t.n_prompt - 1
     if not maps or not first + n <= maps[0].shape[-2] <= first + n + 1 or n == 0:
-        raise ValueError("the trace is not of this clip: let its last call be bark.score(clip)")
+        raise ValueError("the trace is not of this clip: its last call must be bark.score(clip)")
     tokens = view.words.tokens if view.words is not None else []
     k = len(tokens) or t.n_text
     columns, rows = n, n
     while True:
         wide, high = (np.linspace(0, n, min(n, bins) + 1).astype(int)[:-1] for bins in (columns, rows))
         parts = []
-        for one in maps:  # a layer at a time: all of a large model's are gigabytes
+        for one in maps:  # one layer at a time: a large model's maps take gigabytes
             of = one[0, :, first : first + n].detach().float().cpu().numpy()  # (H, N, S)
             text, slots, said = (
                 of[..., :k],

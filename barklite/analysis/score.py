@@ -1,8 +1,8 @@
-"""How probable given tokens are: the three stages with teacher forcing.
+"""Log-probabilities of given tokens: the three stages with teacher forcing.
 
-Prompts, histories and windows are those of generation (`decode.stages`). Log-probabilities are natural, of
-the model's own distribution over the eligible ids: temperature 1, no filter. Axes: N semantic tokens,
-K codebooks, T frames, V vocabulary.
+Prompts, histories and windows are those of generation (`decode.stages`). Log-probabilities are natural, from
+the softmax over the eligible ids at temperature 1, without filters. Axes: N semantic tokens, K codebooks,
+T frames, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores:
-    """Log-probabilities, float32, of a sound's tokens; None for a stage whose tokens were not given.
+    """Log-probabilities, float32, of a clip's tokens; None for a stage whose tokens were not given.
 
-    semantic: (N,). eos: of the end behind the last of them; None where the model has no position left for it.
-    coarse: (2, T). fine: (6, T), of codebooks 2 to 7.
+    semantic: (N,). eos: of the end token after the last semantic token; None if the model has no position
+    left for it. coarse: (2, T). fine: (6, T), of codebooks 2 to 7.
     """
 
     semantic: np.ndarray | None
@@ -41,12 +41,12 @@ class Scores:
 
     @property
     def totals(self) -> dict[str, float]:
-        """The sum of each stage that was scored, without the end."""
+        """The sum of each scored stage, without `eos`."""
         return {name: float(scores.sum(dtype=np.float64)) for name, scores in self._stages()}
 
     @property
     def means(self) -> dict[str, float]:
-        """The same a token; exp(-mean) is the perplexity."""
+        """The mean of each scored stage; exp(-mean) is the perplexity."""
         return {name: float(scores.mean(dtype=np.float64)) for name, scores in self._stages() if scores.size}
 
     def _stages(self) -> list[tuple[str, np.ndarray]]:
@@ -63,9 +63,9 @@ def score(
     config: GenerationConfig,
     tokens: TokenConfig,
 ) -> Scores:
-    """Scores of semantic tokens (N,) for a text's tokenizer ids, and of codes (2 or 8, T), where given.
+    """Score semantic tokens (N,) given a text's tokenizer ids, and codes (2 or 8, T); either may be None.
 
-    resident: gives a stage's model, on its device within a `with` statement.
+    resident: a context manager that yields a stage's model on its device.
     """
     found: dict[str, Tensor | None] = dict.fromkeys(("semantic", "eos", "coarse", "fine"))
     if semantic is not None:
@@ -86,7 +86,7 @@ def score(
 def score_semantic(
     stage: SemanticStage, semantic: Tensor, ids: list[int], voice: "Voice | None"
 ) -> tuple[Tensor, Tensor | None]:
-    """Semantic tokens (N,), N up to 768, for a text's tokenizer ids: float32 (N,); and of the end, ()."""
+    """Score semantic tokens (N,), N up to 768, given a text's tokenizer ids: float32 (N,), and eos ()."""
     model, t = stage.model, stage.tokens
     start = stage.start(ids, voice, torch.Generator())
     infer = torch.tensor([start.last], device=semantic.device)
@@ -100,9 +100,9 @@ def score_semantic(
 
 
 def score_coarse(stage: CoarseStage, coarse: Tensor, semantic: Tensor, voice: "Voice | None") -> Tensor:
-    """Codes of the first codebooks (2, T) for semantic tokens (N,): float32 (2, T). T belongs to N.
+    """Score codes of the first codebooks (2, T) given semantic tokens (N,): float32 (2, T).
 
-    stage: one that does not reuse the cache, so that each window begins with a prompt.
+    stage: made with reuse_cache=False, so that each window begins with its prompt.
     """
     model, t, samplers = stage.model, stage.tokens, stage.samplers
     offsets = t.semantic_vocab_size + t.codebook_size * torch.arange(t.n_coarse, device=coarse.device)
@@ -129,11 +129,11 @@ def score_coarse(stage: CoarseStage, coarse: Tensor, semantic: Tensor, voice: "V
 
 
 def score_fine(stage: FineStage, codes: Tensor, voice: "Voice | None") -> Tensor:
-    """All codes (8, T), given those of the first two codebooks: float32 (6, T).
+    """Score the codes (8, T) of codebooks 2 to 7 given those of the first two: float32 (6, T).
 
-    Where windows overlap, a frame's score is that of the last window that fills it. What generation draws and
-    then drops is not in the codes (an earlier window's frames, and padding behind the end): there the argmax
-    is taken. It must not be the given code, because the later window reads it and would be told the answer.
+    Where windows overlap, a frame is scored in the last window that fills it. In earlier windows, and in
+    padding behind the end, generation samples tokens that are not in the codes; the argmax replaces them. The
+    given codes must not, because later windows read them as input and would see the answer.
     """
     model, t, T = stage.model, stage.tokens, codes.shape[1]
     one, vocab = stage.start(codes[: t.n_coarse], voice, torch.Generator()), slice(0, t.codebook_size)

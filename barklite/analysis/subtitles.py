@@ -1,6 +1,4 @@
-"""Word times as files: SubRip and WebVTT subtitles, JSON. One clip, or the clips of a long text one after the
-other.
-"""
+"""Writes word times as SubRip or WebVTT subtitles or JSON, for one clip or the clips of a long text."""
 
 import contextlib
 import json
@@ -12,15 +10,15 @@ from itertools import pairwise
 from ..storage import atomic
 from .align import Word, align, typed
 
-LINE = 42  # characters a line of subtitles, two lines a cue
-LONGEST = 7.0  # seconds a cue
+LINE = 42  # characters per line of subtitles; a cue has two lines
+LONGEST = 7.0  # seconds per cue
 GAP = 0.8  # seconds of silence that end a cue
 _SENTENCE = tuple(".!?…。！？؟।")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What one clip says, in seconds of the whole sound. `end` is before the pause that may follow."""
+    """The words of one clip, with times in seconds of the whole audio. `end` excludes a following pause."""
 
     text: str
     start: float
@@ -31,10 +29,10 @@ class Segment:
 
 
 class Transcript:
-    """The segments of clips that are added in the order in which they sound.
+    """Segments of consecutive clips.
 
-    voice: the one that was given to `Bark.generate` or `Bark.stream`. Without one, as in a stream, all others
-    continue the first clip that is long enough.
+    voice: the one given to `Bark.generate` or `Bark.stream`. If None, later clips use the voice of the first
+    clip that is long enough, as in `Bark.stream`.
     """
 
     def __init__(self, bark, voice=None):
@@ -55,23 +53,21 @@ class Transcript:
         return made
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a .srt, .vtt or .json, whole or not at all. ValueError for another name, OSError if it
-        cannot.
-        """
+        """Write a .srt, .vtt or .json atomically. ValueError for another suffix, OSError if it fails."""
         atomic.write_bytes(path, FORMATS[format_of(path)](self.segments).encode("utf-8"))
 
 
 def format_of(path: str | os.PathLike) -> str:
-    """The one of FORMATS that a file name ends in. ValueError for another or none."""
+    """Return the one of FORMATS that a file name's suffix gives. ValueError for another or none."""
     suffix = os.path.splitext(os.fspath(path))[1]
     if suffix[1:].lower() not in FORMATS:
         known = "word times are written as .srt, .vtt or .json"
-        raise ValueError(f"{known}, not {suffix or os.fspath(path)!r}: name the file so")
+        raise ValueError(f"{known}, not {suffix or os.fspath(path)!r}: change the suffix")
     return suffix[1:].lower()
 
 
 def cues(segment: Segment) -> list[list[tuple[Word, str]]]:
-    """A segment's words in groups to be shown together, each word with the marks and the space around it."""
+    """Group a segment's words into cues: lists of (word, its text with the marks and space around it)."""
     runs = {first: (begin, end) for begin, first, _, end in typed(segment.text)}
     found: list[list[tuple[Word, str]]] = []
     edges = [(runs[word.first], word) for word in segment.words]
@@ -86,7 +82,7 @@ def cues(segment: Segment) -> list[list[tuple[Word, str]]]:
 
 def _breaks(cue: list[tuple[Word, str]], word: Word, shown: str) -> bool:
     """Whether a word begins a new cue."""
-    if word.end <= word.start:  # hurried over: it has no time of its own
+    if word.end <= word.start:  # a word without a duration
         return False
     length = sum(len(text) for _, text in cue) + len(shown.rstrip())
     sentence = cue[-1][1].rstrip().rstrip("\"'”’»)]」』").endswith(_SENTENCE) and length > LINE
@@ -106,7 +102,7 @@ def _text(cue: list[tuple[Word, str]]) -> str:
 
 
 def srt(segments: list[Segment]) -> str:
-    """SubRip."""
+    """Format segments as SubRip."""
     blocks = []
     for segment in segments:
         for cue in cues(segment):
@@ -117,7 +113,7 @@ def srt(segments: list[Segment]) -> str:
 
 
 def vtt(segments: list[Segment]) -> str:
-    """WebVTT, with the time of each word in its cue."""
+    """Format segments as WebVTT, with a timestamp for each word."""
     blocks = ["WEBVTT\n"]
     for segment in segments:
         for cue in cues(segment):
@@ -125,7 +121,7 @@ def vtt(segments: list[Segment]) -> str:
             for i, (word, shown) in enumerate(cue):
                 plain = " ".join(shown.split()) + " " * (shown[-1:].isspace() and i + 1 < len(cue))
                 plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-                inside = i and cue[i - 1][0].start < word.start < cue[-1][0].end  # they must grow
+                inside = i and cue[i - 1][0].start < word.start < cue[-1][0].end  # timestamps must increase
                 parts.append(f"<{_stamp(word.start, '.')}>{plain}" if inside else plain)
             times = f"{_stamp(cue[0][0].start, '.')} --> {_stamp(cue[-1][0].end, '.')}"
             blocks.append(f"{times}\n{''.join(parts)}\n")
@@ -133,7 +129,7 @@ def vtt(segments: list[Segment]) -> str:
 
 
 def as_json(segments: list[Segment]) -> str:
-    """An object with `segments`, each with its `words`: times in seconds, `first` and `last` in its text."""
+    """Format segments as JSON: {"segments": [...]}, each with "words", whose times are in seconds."""
 
     def plain(segment: Segment) -> dict:
         words = [

@@ -1,9 +1,8 @@
-"""Looking inside the token models while they run, from outside: the model files know nothing of it.
+"""Records and changes what the token models compute, with PyTorch hooks.
 
-`trace` collects what a model computes, `ablate` switches attention heads off. Both work by PyTorch's hooks
-and only within their `with` block. A model with hooks takes the plain path of every stage, so that `generate`
-is seen and changed too, also with `compile=True`. Axes: B batch, T positions, S positions attended to, H
-heads, d width of a head, D width, V vocabulary.
+`trace` records activations, `ablate` switches attention heads off, both inside a `with` block. A model with
+hooks takes the plain path of every stage, so they affect `generate` too, also with `compile=True`. Axes:
+B batch, T positions, S positions attended to, H heads, d width of a head, D width, V vocabulary.
 """
 
 import contextlib
@@ -20,19 +19,19 @@ from ..models.gpt import GPT
 
 @dataclass
 class Call:
-    """What one forward computed. With `last=True` or `rows` the last layer has those positions only.
+    """The activations of one forward. With `last=True` or `rows` the last layer has only those positions.
 
-    Tensors are those of the computation itself, with gradients if it has any.
+    The tensors are part of the computation's graph, so gradients flow through them.
     """
 
-    hidden_states: list[Tensor] = field(default_factory=list)  # L + 1 of (B, T, D): into blocks; after ln_f
+    hidden_states: list[Tensor] = field(default_factory=list)  # L + 1 of (B, T, D): block inputs; ln_f output
     attentions: list[Tensor] = field(default_factory=list)  # L of (B, H, T, S), rows sum to 1
-    heads: list[Tensor] = field(default_factory=list)  # L of (B, H, T, d), what each hands to c_proj
-    logits: Tensor | None = None  # (B, T, V), of the ids that were asked for
+    heads: list[Tensor] = field(default_factory=list)  # L of (B, H, T, d), the input of c_proj by head
+    logits: Tensor | None = None  # (B, T, V), of the requested ids
 
 
 class Trace:
-    """The forwards of a traced model, in order; `hidden_states` and the others are the last one's."""
+    """The calls of a traced model, in order. `hidden_states` and the other properties are the last call's."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -62,19 +61,19 @@ class Trace:
 
 @contextlib.contextmanager
 def trace(model: GPT | FineGPT, keep: int | None = None) -> Iterator[Trace]:
-    """Collect hidden states, attention maps, heads' outputs and logits of every forward within the block.
+    """Record hidden states, attention maps, heads' outputs and logits of every forward inside the block.
 
     with trace(bark.semantic) as t:
         bark.semantic(ids)
     t.attentions[3]  # (B, H, T, S)
 
-    keep: only so many of the last calls; None keeps all. Without gradients the model computes what it does
-    untraced, to the last bit, and the maps beside it; with them it computes from the maps, and last digits
-    can differ. ValueError for anything but a token model.
+    keep: number of last calls to keep; None keeps all. Without gradients the outputs are bit for bit those of
+    the untraced model, and the maps are computed separately. With gradients the outputs are computed from the
+    maps and may differ by rounding. ValueError for anything but a token model.
     """
     _check_model(model)
     if keep is not None and not (_whole(keep) and keep >= 1):
-        raise ValueError(f"keep is {keep!r}; it must be a whole number from 1 on, or None for all calls")
+        raise ValueError(f"keep is {keep!r}; it must be a whole number of at least 1, or None for all calls")
     traced, open_calls = Trace(), []
 
     def begin(*_) -> None:
@@ -88,7 +87,7 @@ def trace(model: GPT | FineGPT, keep: int | None = None) -> Iterator[Trace]:
             del traced.calls[:-keep]
 
     def enters(module, given) -> None:
-        if open_calls:  # a block may be called by itself
+        if open_calls:  # a block may be called outside a forward of its model
             open_calls[0].hidden_states.append(given[0])
 
     def leaves(module, given, result) -> None:
@@ -101,12 +100,12 @@ def trace(model: GPT | FineGPT, keep: int | None = None) -> Iterator[Trace]:
                 return None
             heads = given[0].unflatten(-1, (attention.n_head, -1)).transpose(1, 2)  # (B, H, T, d)
             open_calls[0].heads.append(heads)
-            return (heads.transpose(1, 2).flatten(-2),)  # computed from what is kept: it gets gradients
+            return (heads.transpose(1, 2).flatten(-2),)  # computed from `heads`, so that it gets gradients
 
         return hook
 
     def explicit(attention):
-        outer = getattr(attention.attend, "record", None)  # of a trace around this one
+        outer = getattr(attention.attend, "record", None)  # of an enclosing trace
         untraced = getattr(attention.attend, "untraced", attention.attend)
 
         def record(p: Tensor) -> None:
@@ -136,10 +135,10 @@ def trace(model: GPT | FineGPT, keep: int | None = None) -> Iterator[Trace]:
 
 @contextlib.contextmanager
 def ablate(model: GPT | FineGPT, heads: Mapping[int, Sequence[int]]) -> Iterator[None]:
-    """Switch attention heads off within the block: what they hand to `c_proj` is zero.
+    """Switch attention heads off inside the block: set their part of `c_proj`'s input to zero.
 
-    heads: {layer: [heads]}, counted from 0. Blocks within blocks add up. ValueError for a layer or a head
-    that the model does not have.
+    heads: {layer: [heads]}, counted from 0. Nested blocks add up. ValueError for a layer or head that the
+    model does not have.
     """
     _check_model(model)
     if not isinstance(heads, Mapping):
@@ -163,19 +162,19 @@ def ablate(model: GPT | FineGPT, heads: Mapping[int, Sequence[int]]) -> Iterator
 
     with contextlib.ExitStack() as undo:
         for layer, off in heads.items():
-            # Before all others: a trace around it sees zeros, too.
+            # prepend: this hook runs before those of an enclosing trace, which then records the zeros
             handle = model.h[layer].attn.c_proj.register_forward_pre_hook(hook_of(off), prepend=True)
             undo.callback(handle.remove)
         yield
 
 
 def attention_map(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Softmax of the scaled scores, (B, H, T, S); zeros where a query may attend to nothing.
+    """Return the softmax of the scaled scores, (B, H, T, S); zeros for a query that may attend to nothing.
 
-    mask: bool, True where attention is allowed, or as a float what is added to the scores. causal: T last of
-    S positions, each seeing those up to itself.
+    mask: bool, True where attention is allowed, or float, added to the scores. causal: queries are the last T
+    of S positions, and each attends to positions up to its own.
     """
-    scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5  # in 16 bits sums would be rounded, or infinite
+    scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5  # 16-bit sums would round or overflow
     if causal:
         T, S = scores.shape[-2:]
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
@@ -189,7 +188,7 @@ def attention_map(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Te
 
 @contextlib.contextmanager
 def replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
-    """Another attribute for this one module within the block."""
+    """Replace an attribute of one module inside the block."""
     before = dict(module.__dict__)
     setattr(module, name, value)
     try:

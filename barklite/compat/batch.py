@@ -1,4 +1,4 @@
-"""Mappings of tensors, as transformers' processors give them and its models take them."""
+"""Mappings of tensors: the output of the processor and input of the models."""
 
 from collections import UserDict
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ def check_tensors(tensor_type: str | None) -> str | None:
 
 
 class BatchFeature(UserDict):
-    """A mapping whose entries are attributes too; `data` is the dict itself.
+    """A mapping whose entries are also attributes; `data` is the underlying dict.
 
-    tensor_type: "pt", "np" or None, what to make of the entries. ValueError if an entry cannot be.
+    tensor_type: as in `convert_to_tensors`. ValueError for an entry that cannot become a tensor.
     """
 
     def __init__(self, data: Mapping | None = None, tensor_type: str | None = None):
@@ -32,7 +32,7 @@ class BatchFeature(UserDict):
         return self.data[name]
 
     def convert_to_tensors(self, tensor_type: str | None = None) -> "BatchFeature":
-        """Entries as PyTorch's ("pt") or NumPy's ("np") tensors, in place; None leaves them."""
+        """Convert entries in place to PyTorch ("pt") or NumPy ("np") tensors; None leaves them."""
         if check_tensors(tensor_type) is None:
             return self
         convert = torch.as_tensor if tensor_type == "pt" else np.asarray
@@ -45,8 +45,8 @@ class BatchFeature(UserDict):
         return self
 
     def to(self, *args, **kwargs) -> "BatchFeature":
-        """Move every tensor, nested ones too, in place; the arguments are those of `Tensor.to`. Ids stay
-        whole numbers: a dtype among the arguments does nothing.
+        """Move all tensors in place, also nested ones. Takes the arguments of `Tensor.to`, but ignores a
+        dtype, so that ids stay integers.
         """
         args = [argument for argument in args if not isinstance(argument, torch.dtype)]
         kwargs.pop("dtype", None)
@@ -58,4 +58,4 @@ class BatchFeature(UserDict):
 
 
 class BatchEncoding(BatchFeature):
-    """What the processor gives: `input_ids`, `attention_mask` and, with a voice, `history_prompt`."""
+    """The processor's output: `input_ids`, `attention_mask` and, with a voice, `history_prompt`."""

@@ -1,8 +1,8 @@
-"""What transformers' Bark is, `config.json`: a configuration for each of the four models, and one of all,
-with its names, aliases and defaults (spec 3.9).
+"""transformers' model configurations (`config.json`): one for each of the four models and one for the whole
+Bark, with its names, aliases and defaults (spec 3.9).
 
-A configuration is a bag of attributes with a table of defaults; what else is given stays as an attribute. It
-is read from a directory in any of the layouts of `barklite.storage.formats`, or from the Hub.
+A configuration has attributes with a table of defaults; unknown keywords become attributes too. It is read
+from a directory in any layout of `barklite.storage.formats`, or from the Hub.
 """
 
 import copy
@@ -59,9 +59,9 @@ _TYPES = {
 
 
 class PreTrainedConfig(Saved):
-    """A model's configuration. Arguments by keyword, or in the order of `defaults`.
+    """Base of the configurations. Arguments are keywords, or positional in the order of `defaults`.
 
-    ValueError for a value of another type than its default's.
+    ValueError for a value whose type differs from its default's.
     """
 
     defaults = _GENERIC
@@ -91,12 +91,12 @@ class PreTrainedConfig(Saved):
         return getattr(self, self.attribute_map[name])
 
     def to_dict(self) -> dict:
-        """All attributes, in types that JSON has."""
+        """Return all attributes as JSON types."""
         plain = {name: _plain(value) for name, value in vars(self).items() if name != "_attn_implementation"}
         return {**plain, "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict:
-        """`to_dict` without the defaults that all models share: what `config.json` holds."""
+        """Return the content of `config.json`: `to_dict` without the defaults that all models share."""
         kept = {}
         for name, value in self.to_dict().items():
             part = getattr(self, name)
@@ -113,9 +113,9 @@ class PreTrainedConfig(Saved):
 
     @classmethod
     def from_dict(cls, config_dict: Mapping, return_unused_kwargs: bool = False, **kwargs):
-        """From what `to_dict` gives; keywords that name an attribute replace its value, others do nothing.
+        """Make a configuration from a dict. Keywords that name an attribute replace its value.
 
-        return_unused_kwargs: give (configuration, the other keywords).
+        return_unused_kwargs: return (configuration, the other keywords).
         """
         config = cls(**config_dict)
         for name in [name for name in kwargs if hasattr(config, name)]:
@@ -127,10 +127,11 @@ class PreTrainedConfig(Saved):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
-        """From a directory, a `config.json`, or a Hub id; a sub model's takes its part of a whole Bark's.
+        """Read a directory, a `config.json`, or a Hub id. A sub-model's class reads its part of a whole
+        Bark's file.
 
         Keywords: `HUB_OPTIONS`, and those of `from_dict`. OSError if there is no such file; ValueError if it
-        describes something else.
+        describes another kind of model.
         """
         data = _config_dict(pretrained_model_name_or_path, **hub_options(kwargs))
         data = data.get(cls.section, data)
@@ -149,7 +150,7 @@ def _plain(value):
 
 
 def _config_dict(name: str | os.PathLike, **options) -> dict:
-    """`config.json` as transformers spells it, whatever the layout."""
+    """Return the content of `config.json` in transformers' form, for any layout."""
     if os.path.isfile(name):
         return read_json(Path(name))
     data, config = read_config(name, **options)
@@ -157,7 +158,7 @@ def _config_dict(name: str | os.PathLike, **options) -> dict:
 
 
 class BarkSubModelConfig(PreTrainedConfig):
-    """A token model. `vocab_size` is `input_vocab_size`, `window_size` is `block_size`, and so on."""
+    """A token model's configuration. `vocab_size` is an alias of `input_vocab_size`; see `_SIZES`."""
 
     defaults = _SUB_MODEL
     attribute_map = _ALIASES | _SIZES
@@ -176,7 +177,7 @@ class BarkCoarseConfig(BarkSubModelConfig):
 
 
 class BarkFineConfig(BarkSubModelConfig):
-    """Two codebooks to eight."""
+    """Codes of two codebooks to codes of eight."""
 
     model_type, section = "fine_acoustics", "fine_acoustics_config"
     defaults = _SUB_MODEL | _FINE
@@ -195,22 +196,22 @@ class EncodecConfig(PreTrainedConfig):
 
     @property
     def hop_length(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return math.prod(self.upsampling_ratios)
 
     @property
     def frame_rate(self) -> int:
-        """Frames a second."""
+        """Frames per second."""
         return math.ceil(self.sampling_rate / self.hop_length)
 
     @property
     def codebook_nbits(self) -> int:
-        """Bits a code."""
+        """Bits per code."""
         return math.ceil(math.log2(self.codebook_size))
 
     @property
     def num_quantizers(self) -> int:
-        """Codebooks that the highest bandwidth takes."""
+        """Number of codebooks at the highest bandwidth."""
         return int(1000 * self.target_bandwidths[-1] // (self.frame_rate * self.codebook_nbits))
 
 
@@ -220,7 +221,7 @@ _PARTS = {
 
 
 class BarkConfig(PreTrainedConfig):
-    """A whole Bark: four sub configurations, each an object (kept), a dict, or None for the defaults."""
+    """A whole Bark: four sub-configurations, each an object, a dict, or None for the defaults."""
 
     model_type = "bark"
     defaults = dict.fromkeys(_PARTS) | {"initializer_range": 0.02}
@@ -249,33 +250,33 @@ class BarkConfig(PreTrainedConfig):
         codec_config: EncodecConfig,
         **kwargs,
     ) -> "BarkConfig":
-        """From copies of the four sub configurations."""
+        """Make a configuration from copies of the four sub-configurations."""
         parts = (semantic_config, coarse_acoustics_config, fine_acoustics_config, codec_config)
         return cls(*(part.to_dict() for part in parts), **kwargs)
 
 
 class AutoConfig:
-    """Picks the class of a configuration by its `model_type`."""
+    """Selects the class of a configuration by its `model_type`."""
 
     types = {kind.model_type: kind for kind in (BarkConfig, *_PARTS.values())}  # noqa: RUF012
 
     @classmethod
     def for_model(cls, model_type: str, **kwargs) -> PreTrainedConfig:
-        """A new configuration. ValueError for a type that is no part of Bark."""
+        """Make a new configuration. ValueError for a type that is not part of Bark."""
         if model_type not in cls.types:
             raise ValueError(f"model_type is {model_type!r}; choose one of {', '.join(cls.types)}")
         return cls.types[model_type](**kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> PreTrainedConfig:
-        """As the class's own `from_pretrained`. ValueError for a model that is no part of Bark."""
+        """Like the class's own `from_pretrained`. ValueError for a model that is not part of Bark."""
         data = _config_dict(pretrained_model_name_or_path, **hub_options(kwargs))
         return type(cls.for_model(data.get("model_type"))).from_dict(data, **kwargs)
 
 
 def from_barklite(config: own.BarkConfig) -> BarkConfig:
-    """barklite's configuration in transformers' words. `BarkGenerationConfig.published(config)` has the ids
-    and windows of `config.tokens`.
+    """Convert barklite's configuration to transformers'. For the ids and windows of `config.tokens` see
+    `BarkGenerationConfig.published(config)`.
     """
 
     def size(model: own.GPTConfig | own.FineConfig, inputs: int, outputs: int) -> dict:

@@ -1,6 +1,6 @@
-"""A causal model as any language model: greedy, sampled, or by beams, as transformers generates.
+"""transformers' `generate` for a causal model as a plain language model: greedy, sampling, beam search.
 
-Bark's own stages do not come here: they have `generate` of their own.
+Bark's stages do not use it: they have their own `generate`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ READ = {
     "pad_token_id", "bos_token_id", "use_cache", "output_scores", "output_logits", "output_attentions",
     "output_hidden_states", "return_dict_in_generate",
 }  # fmt: skip
-NEVER = -1e9  # a score that no beam has
+NEVER = -1e9  # lower than the score of any beam
 
 
 @torch.no_grad()
@@ -36,12 +36,12 @@ def generate(
     past_key_values=None,
     **kwargs,
 ) -> Tensor | Generated:
-    """Ids (B, T) continued, int64 (B * num_return_sequences, up to T + max_new_tokens); the rest is pads.
+    """Continue ids (B, T): int64 (B * num_return_sequences, up to T + max_new_tokens), padded after the end.
 
-    inputs or input_ids: int64 (B, T); without them a bos_token_id begins. inputs_embeds: (B, T, D) in their
-    place; what is generated comes alone then. attention_mask: (B, T), 0 where there is padding. cache: what
-    of the ids is read already. Keywords: `READ`, before the configuration's. return_dict_in_generate: a
-    `Generated`. ValueError for a setting that barklite does not offer, and if there is nothing to begin with.
+    inputs or input_ids: int64 (B, T); None begins with bos_token_id. inputs_embeds: (B, T, D) instead; the
+    result then excludes the prompt. attention_mask: (B, T), 0 for padding. cache: keys and values of a prefix
+    of the ids. Keywords: `READ`, which override the configuration. return_dict_in_generate: return a
+    `Generated`. ValueError for a setting that barklite does not support, and without a prompt.
     """
     config = generation_config or model.generation_config
     check_keywords(kwargs, config, READ)
@@ -68,7 +68,7 @@ def generate(
     beams, wanted = s["num_beams"] or 1, s["num_return_sequences"] or 1
     if wanted > beams and (beams > 1 or not s["do_sample"]):
         raise ValueError(
-            f"num_return_sequences is {wanted}; {beams} beams, or one likeliest text, give no more"
+            f"num_return_sequences is {wanted}, more than {beams} beams or greedy search can give"
         )
     each = beams if beams > 1 else wanted
     step = _Steps(model, s, inputs_embeds, attention_mask, past_key_values if cache is None else cache, each)
@@ -91,7 +91,7 @@ def generate(
 
 
 class _Steps:
-    """The model's forwards, one after another, and what they report."""
+    """Runs the model step by step, and collects what each step reports."""
 
     def __init__(self, model, s: Mapping, embeds, mask, cache, each: int):
         self.model, self.s, self.cache, self.each = model, s, cache, each
@@ -101,7 +101,7 @@ class _Steps:
         self.reports = {name: [] for name in ("scores", "logits", "attentions", "hidden_states")}
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Logits (B, V) of the next id, float32."""
+        """Return logits (B, V) of the next id, float32."""
         use_cache = self.s["use_cache"] is not False
         given, past = {"input_ids": rows}, 0 if self.cache is None else int(self.cache.get_seq_length())
         S = rows.shape[1]
@@ -134,7 +134,7 @@ class _Steps:
 
 
 def _one_by_one(step: _Steps, rows: Tensor, filtered, ends: Tensor, s: Mapping, length: int) -> tuple:
-    """Rows that know nothing of each other, until all have ended."""
+    """Greedy search or sampling, for each row on its own, until all have ended."""
     going = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     while rows.shape[1] < length and going.any():
         scores = filtered(step(rows), rows.shape[1])
@@ -148,11 +148,11 @@ def _one_by_one(step: _Steps, rows: Tensor, filtered, ends: Tensor, s: Mapping, 
 
 
 def _beams(step: _Steps, rows: Tensor, filtered, ends: Tensor, s: Mapping, length: int) -> tuple:
-    """The best K continuations of each text, K at a time; the wanted ones, and their scores."""
+    """Beam search with K beams. Returns the best `num_return_sequences` of each text, and their scores."""
     K, begin, device = s["num_beams"], rows.shape[1], rows.device
     B, early = len(rows) // K, s["early_stopping"] or False
     penalty = 1.0 if s["length_penalty"] is None else s["length_penalty"]
-    n = max(2, 1 + len(ends)) * K  # candidates: enough for K that go on
+    n = max(2, 1 + len(ends)) * K  # candidates: at least K of them do not end
     fill = (s["pad_token_id"] or int(ends[0])) if len(ends) else -1
 
     def pick(tensor: Tensor, index: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def _beams(step: _Steps, rows: Tensor, filtered, ends: Tensor, s: Mapping, lengt
     running = F.pad(rows, (0, length - begin), value=fill).view(B, K, length)
     done, lengths = running.clone(), torch.zeros(B, K, dtype=torch.long, device=device)
     scores = torch.full((B, K), NEVER, device=device)
-    scores[:, 0] = 0  # all beams begin alike
+    scores[:, 0] = 0  # all beams are equal at first: use one
     best, ended = torch.full((B, K), NEVER, device=device), torch.zeros(B, K, dtype=torch.bool, device=device)
     hopeful = torch.ones(B, 1, dtype=torch.bool, device=device)
     for now in range(begin, length):

@@ -1,4 +1,4 @@
-"""Where the files of configurations and processors are: a directory in any layout, or the Hub."""
+"""Finds, reads and writes the files of configurations and processors, in a directory or on the Hub."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from barklite.storage.hub import fetch_file, is_repo_id
 
 HUB_OPTIONS = ("revision", "local_files_only", "cache_dir", "force_download", "token", "subfolder")
 
-# What from_pretrained takes and does not need: how transformers reads files.
+# Keywords of from_pretrained that control how transformers reads files, without effect here.
 IGNORED = (
     "low_cpu_mem_usage", "use_safetensors", "trust_remote_code", "weights_only", "ignore_mismatched_sizes",
     "proxies", "max_memory", "offload_folder", "offload_state_dict", "resume_download", "variant", "use_fast",
@@ -22,20 +22,20 @@ IGNORED = (
 
 
 def hub_options(options: dict) -> dict:
-    """Take out of `options` those that say where on the Hub, or how, a file is found."""
+    """Remove the `HUB_OPTIONS` from `options` and return them."""
     return {name: options.pop(name) for name in HUB_OPTIONS if name in options}
 
 
 def warn_of(what: str, ignored: Mapping) -> None:
-    """Warn the caller's caller of keywords that nothing reads."""
+    """Warn about unused keywords, at the caller's caller."""
     if names := sorted(ignored.keys() - {*IGNORED}):
         warnings.warn(f"{what} does not read {', '.join(names)}", stacklevel=3)
 
 
 def locate(name: str | os.PathLike, file: str, **options) -> Path | None:
-    """A file of a directory or of a Hub repository; None where that has no such file.
+    """Return the path of a file in a directory or Hub repository, or None if it has no such file.
 
-    options: `HUB_OPTIONS`. FileNotFoundError if `name` is neither; OSError if the Hub cannot be asked.
+    options: `HUB_OPTIONS`. FileNotFoundError if `name` is neither; OSError if the Hub cannot be reached.
     """
     if os.path.isdir(name):
         path = Path(name, options.get("subfolder") or "", file)
@@ -46,15 +46,16 @@ def locate(name: str | os.PathLike, file: str, **options) -> Path | None:
 
 
 def read_config(name: str | os.PathLike, **options) -> tuple[dict, own.BarkConfig | None]:
-    """A checkpoint's `config.json`, and what it says if the layout is barklite's; Suno's gives ({}, that).
+    """Read a checkpoint's configuration: (content of `config.json`, barklite's BarkConfig or None).
 
-    OSError if there is no checkpoint; ValueError for a damaged one.
+    The content is {} for Suno's layout; the BarkConfig is None for Hugging Face's. OSError if there is no
+    checkpoint, ValueError for a damaged one.
     """
     file = locate(name, "config.json", **options)
     if file is None:
         if os.path.isdir(name):
             return {}, open_checkpoint(Path(name, options.get("subfolder") or "")).config
-        raise FileNotFoundError(f"{name} has no config.json: it is not a Bark")
+        raise FileNotFoundError(f"{name} has no config.json: it is not a Bark checkpoint")
     data = read_json(file)
     if data.get("model_type") != "barklite":
         return data, None
@@ -66,9 +67,9 @@ def read_config(name: str | os.PathLike, **options) -> tuple[dict, own.BarkConfi
 
 @contextlib.contextmanager
 def saving(path: str | os.PathLike, push_to_hub: bool = False, **options) -> Iterator[Path]:
-    """A directory for `save_pretrained`, which may be there already; uploaded at the end if asked for.
+    """Yield a directory for `save_pretrained`, created if it does not exist, and upload it if asked.
 
-    options: `repo_id` (else the directory's name), and those of `hub.upload`.
+    options: `repo_id` (default: the directory's name), and those of `hub.upload`.
     """
     os.makedirs(path, exist_ok=True)
     yield Path(path)
@@ -77,16 +78,16 @@ def saving(path: str | os.PathLike, push_to_hub: bool = False, **options) -> Ite
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole text file, its directory made. OSError if it cannot be."""
+    """Write a text file atomically, and create its directory. OSError if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, text.encode("utf-8"))
 
 
 class Saved:
-    """What configurations of models and of generation share: equality, text and files."""
+    """Base of model and generation configurations: equality, text form and files."""
 
     model_type = ""
-    section: str | None = None  # its entry in a whole Bark's file
+    section: str | None = None  # its key in a whole Bark's file
     file_name = "config.json"
 
     def __eq__(self, other) -> bool:
@@ -98,7 +99,7 @@ class Saved:
         return f"{type(self).__name__} {self.to_json_string()}"
 
     def to_json_string(self, use_diff: bool = True) -> str:
-        """`to_diff_dict`, or else `to_dict`, as JSON."""
+        """Return `to_diff_dict` (or `to_dict`) as JSON."""
         content = self.to_diff_dict() if use_diff else self.to_dict()
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
@@ -108,7 +109,7 @@ class Saved:
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike):
-        """From what `to_json_file` wrote."""
+        """Read a file that `to_json_file` wrote."""
         return cls(**read_json(Path(json_file)))
 
     def save_pretrained(
@@ -118,9 +119,9 @@ class Saved:
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Write `config.json` or `generation_config.json`; the directory is made. OSError if it cannot.
+        """Write `config.json` or `generation_config.json`, and create the directory. OSError if it fails.
 
-        push_to_hub: upload the directory too, to `repo_id` or its own name.
+        push_to_hub: also upload the directory, to `repo_id` (default: the directory's name).
         """
         with saving(save_directory, push_to_hub, **kwargs) as directory:
             write_text(directory / (config_file_name or self.file_name), self.to_json_string())

@@ -1,5 +1,5 @@
-"""How transformers' Bark generates, `generation_config.json`: a configuration a stage, and one of all three
-(spec 1.4, 3.9, 7.2).
+"""transformers' generation configurations (`generation_config.json`): one for each stage and one for the
+whole Bark (spec 1.4, 3.9, 7.2).
 """
 
 import copy
@@ -11,8 +11,8 @@ from barklite.storage.formats import read_json
 
 from .files import Saved, hub_options, locate, read_config
 
-# What every generation configuration has, None unless something gave it a value. Old files have the first
-# ones in `config.json` too, where they mean nothing.
+# Attributes of every generation configuration, None by default. Old `config.json` files contain the first
+# group too, without effect.
 _MISPLACED = """
     max_length min_length do_sample early_stopping num_beams temperature top_k top_p typical_p
     repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
@@ -40,7 +40,7 @@ _STAGE = dict(
 
 
 def _stages(tokens: own.TokenConfig = own.TokenConfig()) -> dict[str, dict]:
-    """The defaults of the three stages' generation configurations, for these ids and windows."""
+    """Return the defaults of the three stages' generation configurations for these ids and windows."""
     t = tokens
     return {
         "semantic_config": dict(
@@ -66,7 +66,7 @@ _STAGES = _stages()
 
 
 class GenerationConfig(Saved):
-    """How something is generated. Any keyword becomes an attribute."""
+    """A generation configuration. Any keyword becomes an attribute."""
 
     file_name = "generation_config.json"
     defaults = {}  # noqa: RUF012
@@ -75,15 +75,15 @@ class GenerationConfig(Saved):
         vars(self).update({**dict.fromkeys(NAMES), **self.defaults, **kwargs})
 
     def to_dict(self) -> dict:
-        """All attributes."""
+        """Return all attributes."""
         return copy.deepcopy(vars(self))
 
     def to_diff_dict(self) -> dict:
-        """`to_dict` without the settings that nothing gave a value: what the file holds."""
-        return _given(self.to_dict(), self.defaults)
+        """Return the content of the file: `to_dict` without unset attributes."""
+        return _set(self.to_dict(), self.defaults)
 
     def update(self, **kwargs) -> dict:
-        """Change attributes that are there; gives the other keywords back."""
+        """Change existing attributes; return the other keywords."""
         known = {name: kwargs.pop(name) for name in list(kwargs) if hasattr(self, name)}
         for name, value in known.items():
             setattr(self, name, value)
@@ -91,12 +91,12 @@ class GenerationConfig(Saved):
 
     @classmethod
     def from_dict(cls, config_dict: Mapping, **kwargs):
-        """From what `to_dict` gives; keywords add to it or replace."""
+        """Make a configuration from a dict; keywords override it."""
         return cls(**{**config_dict, **kwargs})
 
     @classmethod
     def from_model_config(cls, model_config) -> "GenerationConfig":
-        """The ids of beginning, end and padding that a model's configuration has."""
+        """Copy the bos, eos and pad ids of a model's configuration."""
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         return cls(**{name: getattr(model_config, name, None) for name in names})
 
@@ -104,10 +104,10 @@ class GenerationConfig(Saved):
     def from_pretrained(
         cls, pretrained_model_name: str | os.PathLike, config_file_name: str | None = None, **kwargs
     ):
-        """From a directory or a Hub id; a stage's takes its part of a whole Bark's file.
+        """Read a directory or Hub id. A stage's class reads its part of a whole Bark's file.
 
-        Keywords: `HUB_OPTIONS`, others replace settings. A checkpoint in barklite's or Suno's layout has no
-        such file: `BarkGenerationConfig.published` stands in. Else OSError where it is missing.
+        Keywords: `HUB_OPTIONS`; others override settings. For barklite's and Suno's layouts, which have no
+        such file, it returns `BarkGenerationConfig.published`. Otherwise OSError if the file is missing.
         """
         options, file_name = hub_options(kwargs), config_file_name or cls.file_name
         if file := locate(pretrained_model_name, file_name, **options):
@@ -120,12 +120,13 @@ class GenerationConfig(Saved):
         return cls.from_dict(data.get(cls.section, data), **kwargs)
 
 
-def _given(settings: Mapping, kept: Mapping) -> dict:
+def _set(settings: Mapping, kept: Mapping) -> dict:
+    """Drop entries that are None, except those in `kept`."""
     return {name: value for name, value in settings.items() if value is not None or name in kept}
 
 
 class BarkSemanticGenerationConfig(GenerationConfig):
-    """Of text to semantic tokens. `semantic_pad_token` is always `eos_token_id`."""
+    """The semantic stage's configuration. `semantic_pad_token` is always `eos_token_id`."""
 
     model_type, section = "semantic", "semantic_config"
     defaults = _STAGES["semantic_config"]
@@ -136,21 +137,21 @@ class BarkSemanticGenerationConfig(GenerationConfig):
 
 
 class BarkCoarseGenerationConfig(GenerationConfig):
-    """Of semantic tokens to two codebooks."""
+    """The coarse stage's configuration."""
 
     model_type, section = "coarse_acoustics", "coarse_acoustics_config"
     defaults = _STAGES["coarse_acoustics_config"]
 
 
 class BarkFineGenerationConfig(GenerationConfig):
-    """Of two codebooks to eight. Only the temperature matters: 1 or None takes the likeliest (spec 4.3)."""
+    """The fine stage's configuration. Only the temperature matters: 1 or None is argmax (spec 4.3)."""
 
     model_type, section = "fine_acoustics", "fine_acoustics_config"
     defaults = _STAGES["fine_acoustics_config"]
 
 
 class Stage(dict):
-    """One stage's settings inside a `BarkGenerationConfig`: a dict, whose entries are attributes as well."""
+    """One stage's settings inside a `BarkGenerationConfig`: a dict whose entries are also attributes."""
 
     def __getattr__(self, name: str):
         if name not in self:
@@ -161,8 +162,8 @@ class Stage(dict):
 
 
 class BarkGenerationConfig(GenerationConfig):
-    """Of a whole Bark. Its three stages are dicts, the defaults filled in: change them in place, or make
-    `BarkSemanticGenerationConfig(**config.semantic_config)` and so on of them (spec 7.2).
+    """A whole Bark's configuration. Its stages are dicts with defaults filled in. Change them in place, or
+    convert them: `BarkSemanticGenerationConfig(**config.semantic_config)` (spec 7.2).
     """
 
     model_type = "bark"
@@ -190,14 +191,14 @@ class BarkGenerationConfig(GenerationConfig):
         fine_acoustics_config: BarkFineGenerationConfig,
         **kwargs,
     ) -> "BarkGenerationConfig":
-        """From copies of the three stages' configurations."""
+        """Make a configuration from copies of the three stages' ones."""
         return cls(semantic_config, coarse_acoustics_config, fine_acoustics_config, **kwargs)
 
     @classmethod
     def published(cls, config: own.BarkConfig | None = None) -> "BarkGenerationConfig":
-        """The settings that Hugging Face publishes (spec 1.4), for checkpoints without a file of them.
+        """Return the settings that Hugging Face publishes (spec 1.4), for checkpoints without such a file.
 
-        config: barklite's, whose ids and windows to take; None is the released ones.
+        config: barklite's configuration, for ids and windows; None uses those of the released checkpoints.
         """
         tokens, codec = (config.tokens, config.codec) if config else (own.TokenConfig(), own.CodecConfig())
         sampling = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 1.0}
@@ -210,11 +211,11 @@ class BarkGenerationConfig(GenerationConfig):
         return cls(**stages, sample_rate=codec.sample_rate, codebook_size=tokens.codebook_size)
 
     def to_dict(self) -> dict:
-        """All attributes; the stages as plain dicts."""
+        """Return all attributes, with the stages as plain dicts."""
         stages = {name: copy.deepcopy(dict(getattr(self, name))) for name in _STAGES}
         return {**super().to_dict(), **stages, "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict:
-        """`to_dict` without the settings that nothing gave a value: what the file holds."""
+        """Return the content of the file: `to_dict` without unset attributes."""
         content = super().to_diff_dict()
-        return content | {name: _given(content[name], kept) for name, kept in _STAGES.items()}
+        return content | {name: _set(content[name], kept) for name, kept in _STAGES.items()}

@@ -1,4 +1,4 @@
-"""transformers' token models over barklite's: `forward` with its arguments and outputs, and `generate`."""
+"""transformers' token models on top of barklite's, with its `forward` and `generate`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,9 +29,9 @@ from .stages import coarse_rows, fine_rows, noise_of, padded, semantic_rows
 
 
 class TokenModel(BarkPreTrainedModel):
-    """One of the three token models."""
+    """Base of the three token models."""
 
-    part = ""  # barklite's name for it
+    part = ""  # barklite's name of the model
     is_causal = True
 
     def __init__(self, config: BarkSubModelConfig):
@@ -49,18 +49,18 @@ class TokenModel(BarkPreTrainedModel):
         if min(sizes.values()) < 1:
             raise ValueError(f"the {self.part} model's sizes must be 1 or more: {sizes}")
         if c.hidden_size % c.num_heads:
-            raise ValueError(f"hidden_size {c.hidden_size} is no multiple of num_heads {c.num_heads}")
+            raise ValueError(f"hidden_size {c.hidden_size} is not a multiple of num_heads {c.num_heads}")
         self.position_embeds_layer = Embedding(c.block_size, c.hidden_size)
         self.layers = nn.ModuleList(BarkBlock(c, self.is_causal) for _ in range(c.num_layers))
         self.layernorm_final = nn.LayerNorm(c.hidden_size, bias=c.bias or not self.is_causal)
 
     def _inputs(self, input_ids, inputs_embeds, input_embeds) -> Tensor:
-        """What the model is to read: ids, or embeddings (B, T, D)."""
+        """Check and return the input: ids, or embeddings (B, T, D)."""
         embeds = inputs_embeds if input_embeds is None else input_embeds
         if input_ids is not None and embeds is not None:
             raise ValueError("give input_ids or inputs_embeds, not both at the same time")
         if input_ids is None and embeds is None:
-            raise ValueError("give input_ids or inputs_embeds: there is nothing to read")
+            raise ValueError("give input_ids or inputs_embeds: both are missing")
         name, given, wanted = "inputs_embeds", embeds, 3
         if embeds is None:
             name, given, wanted = "input_ids", input_ids, 2 if self.is_causal else 3
@@ -70,7 +70,7 @@ class TokenModel(BarkPreTrainedModel):
         return given.to(self.device)
 
     def _forward(self, x: Tensor, position_ids, mask, head_mask, wanted: tuple, cache=None) -> tuple:
-        """Embeddings (B, T, D) -> the last hidden state; all of them, and the attention maps, or None."""
+        """Embeddings (B, T, D) -> (last hidden state, all hidden states or None, attention maps or None)."""
         c, (B, T), device, causal = self.config, x.shape[:2], x.device, False
         maps, states = (
             d if w is None else w
@@ -79,7 +79,7 @@ class TokenModel(BarkPreTrainedModel):
         past, S = (0, T) if cache is None else cache.sizes(T)
         mask = _allowed(mask, B, T, S, past, device)
         if self.is_causal and mask is None and S == T and T > 1:
-            causal = True  # by a branch: a traced comparison is no bool
+            causal = True  # set in a branch, because a traced comparison is not a bool
         elif self.is_causal and (isinstance(past, Tensor) or T > 1 or past + T < S):
             order = torch.arange(S, device=device) <= past + torch.arange(T, device=device)[:, None]
             mask = order if mask is None else order & mask
@@ -105,7 +105,7 @@ class TokenModel(BarkPreTrainedModel):
 
 
 class BarkCausalModel(TokenModel):
-    """The transformer of the semantic and the coarse model."""
+    """The transformer of the semantic and coarse models."""
 
     config_class = BarkSubModelConfig
     part = "semantic"
@@ -126,10 +126,10 @@ class BarkCausalModel(TokenModel):
         self.input_embeds_layer = new_embeddings
 
     def get_output_embeddings(self) -> None:
-        """None: the head is not tied to the table."""
+        """Return None: the head is not tied to the embedding."""
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, **kwargs) -> nn.Module:
-        """Another number of rows in the input table; new ones are the mean of the old."""
+        """Change the number of input embeddings; new ones are the mean of the old."""
         if new_num_tokens is not None:
             self.input_embeds_layer = _resized(self.input_embeds_layer, new_num_tokens)
             self.config.input_vocab_size = new_num_tokens
@@ -153,15 +153,15 @@ class BarkCausalModel(TokenModel):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
-        """Logits (B, T, V) of all positions, and the grown cache unless `use_cache` is False.
+        """Return logits (B, T, V) and the extended cache (None if `use_cache` is False).
 
-        input_ids: int64 (B, T), or inputs_embeds (B, T, D). cache: barklite's or transformers', or (keys,
-        values) a layer; past_key_values is its older name. attention_mask: (B, S) of 1 and 0, or (B, 1, T,
-        S), bool or additive; the order stays causal. head_mask: (H,) or (L, H), 1 keeps a head. labels: (B,
-        T), ids whose prediction one position before gives the loss; -100 for none. num_items_in_batch: of how
-        many labels the loss is the mean, if not of these. return_dict=False gives the results that are not
-        None as a tuple. ValueError for neither or both inputs and for misshapen masks; IndexError for ids or
-        positions that have no embedding. A keyword that nothing reads is warned of.
+        input_ids: int64 (B, T), or inputs_embeds (B, T, D). cache: of this module or of transformers, or a
+        (keys, values) pair per layer; past_key_values is its older name. attention_mask: (B, S) of 1 and 0,
+        or (B, 1, T, S), bool or additive, combined with the causal mask. head_mask: (H,) or (L, H), 1 keeps a
+        head. labels: ids (B, T), shifted by one position for the loss; -100 is ignored. num_items_in_batch:
+        divisor of the summed loss, instead of the number of labels. return_dict: False returns a tuple of the
+        results that are not None. ValueError for neither or both inputs and for wrong shapes of masks;
+        IndexError for ids or positions without an embedding. Unused keywords cause a warning.
         """
         warn_of("forward", kwargs)
         given = self._inputs(input_ids, inputs_embeds, input_embeds)
@@ -188,14 +188,14 @@ class BarkCausalModel(TokenModel):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, cache=None, attention_mask=None, **kwargs
     ) -> dict:
-        """The arguments of the next forward in a loop that generates."""
+        """Return the arguments of the next forward in a generation loop."""
         cache = kwargs.pop("past_key_values", None) if cache is None else cache
         past = 0 if cache is None else cache.get_seq_length()
         given = {"input_ids": input_ids[:, past:], "cache": cache, "attention_mask": attention_mask}
         return given | {"use_cache": kwargs.get("use_cache", True)}
 
     def generate(self, inputs: Tensor | None = None, **kwargs) -> Tensor | Generated:
-        """Ids (B, T) continued as a language model's (see `decoding.generate`)."""
+        """Continue ids (B, T) as a plain language model; see `decoding.generate`."""
         return decoding.generate(self, inputs, **kwargs)
 
 
@@ -215,14 +215,14 @@ class BarkSemanticModel(BarkCausalModel):
         _noise: Sequence[torch.Generator] | None = None,
         **kwargs,
     ) -> Tensor:
-        """Tokenizer ids (B, up to 256), 0 in the mask where they are padding -> int64 (B, n) (spec 4.1).
+        """Tokenizer ids (B, up to 256), with 0 in the mask for padding -> int64 (B, n) (spec 4.1).
 
-        A row that ended holds the end, 10000, from there on. ValueError without a configuration.
+        A row that ended is filled with the end token, 10000. ValueError without a configuration.
         """
         config, rows = required(semantic_generation_config, "semantic"), rows_of(input_ids, "input_ids")
         t = tokens_of(semantic_config=config)
         settings = semantic_settings(kwargs, config, t, self.config.block_size - t.n_prompt + 1)
-        if attention_mask is not None:  # a padded place holds the text pad's id, counted as a tokenizer's
+        if attention_mask is not None:  # padding becomes the text pad, as an id before the offset
             if attention_mask.shape != input_ids.shape:
                 shapes = tuple(attention_mask.shape), tuple(input_ids.shape)
                 raise ValueError("attention_mask has shape {}, input_ids {}".format(*shapes))
@@ -230,7 +230,7 @@ class BarkSemanticModel(BarkCausalModel):
         rows = rows[:, : t.n_text].tolist()
         vocab = self.config.input_vocab_size
         if vocab <= max(t.semantic_infer, t.text_pad):
-            raise IndexError(f"input_vocab_size is {vocab}, and the prompt has ids up to {t.semantic_infer}")
+            raise IndexError(f"input_vocab_size is {vocab}, but the prompt has ids up to {t.semantic_infer}")
         if any(not 0 <= i + t.text_offset < vocab for row in rows for i in row):
             raise IndexError("input_ids has ids that the model has no embedding for")
         voice, noise = voice_of(history_prompt, t), _noise or noise_of(len(rows), self.device)
@@ -256,8 +256,8 @@ class BarkCoarseModel(BarkCausalModel):
         _noise: Sequence[torch.Generator] | None = None,
         **kwargs,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Semantic tokens (B, n), padded with 10000 or 12048 -> the coarse model's ids, int64 (B, 2 T) (spec
-        4.2), of shorter rows padded with 12048; and if asked for their numbers, int32 (B,).
+        """Semantic tokens (B, n), padded with 10000 or 12048 -> coarse ids, int64 (B, 2 T), padded with 12048
+        (spec 4.2). return_output_lengths: return (ids, lengths of the rows, int32 (B,)).
         """
         config = required(coarse_generation_config, "coarse")
         t = tokens_of(
@@ -276,7 +276,7 @@ class BarkCoarseModel(BarkCausalModel):
 
 
 class BarkFineModel(TokenModel):
-    """Codes of two codebooks to eight."""
+    """Codes of two codebooks to codes of eight."""
 
     config_class, part, is_causal = BarkFineConfig, "fine", False
     main_input_name = "codebook_idx"
@@ -291,18 +291,18 @@ class BarkFineModel(TokenModel):
         head = dict(in_features=c.hidden_size, out_features=c.output_vocab_size, bias=False)
         self.lm_heads = nn.ModuleList(nn.Linear(**head) for _ in range(given, n))
         if c.tie_word_embeddings and c.input_vocab_size != c.output_vocab_size:
-            raise ValueError("a fine model has one vocabulary size: its heads are its tables")
+            raise ValueError("input and output vocabulary sizes differ, but heads and embeddings are tied")
         self.tie_weights()
         self.register_load_state_dict_post_hook(BarkFineModel.tie_weights)
 
     def _tied(self) -> dict[str, str]:
-        """Heads' names, and the tables' that they are."""
+        """Return the names of tied parameters: {head: embedding}."""
         names = range(len(self.lm_heads))
         pairs = {f"lm_heads.{i}.weight": f"input_embeds_layers.{i + 1}.weight" for i in names}
         return pairs if self.config.tie_word_embeddings else {}
 
     def tie_weights(self, *args, **kwargs) -> None:
-        """Make each head the table of the codebook that it predicts, if they are tied."""
+        """Share each head's weight with the embedding of the next codebook, if they are tied."""
         for head, table in self._tied().items():
             weight = self.get_parameter(table)
             module = self.get_submodule(head.removesuffix(".weight"))
@@ -335,7 +335,7 @@ class BarkFineModel(TokenModel):
         self.lm_heads = new_output_embeddings
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, **kwargs) -> nn.ModuleList:
-        """Another number of rows in every table and head; new ones are the mean of the old."""
+        """Change the number of rows in all embeddings and heads; new ones are the mean of the old."""
         if new_num_tokens is not None:
             self.input_embeds_layers = nn.ModuleList(
                 _resized(table, new_num_tokens) for table in self.input_embeds_layers
@@ -364,19 +364,19 @@ class BarkFineModel(TokenModel):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> MaskedLMOutput | tuple:
-        """Logits (B, T, V) of codebook 1 to 7, from all codebooks up to it (spec 3.5).
+        """Return logits (B, T, V) of codebook 1 to 7, given the codebooks up to and including it (spec 3.5).
 
-        input_ids: int64 (B, T, 8), or inputs_embeds (B, T, D). attention_mask: (B, T) of 1 and 0. labels: (B,
-        T), this codebook's codes, for a loss; -100 for none. The rest as in `BarkCausalModel`. ValueError for
-        codebook 0, which the coarse model predicts; IndexError for one that is not there.
+        input_ids: int64 (B, T, 8), or inputs_embeds (B, T, D). attention_mask: (B, T) of 1 and 0. labels:
+        this codebook's codes (B, T); -100 is ignored. The other arguments are as in `BarkCausalModel`.
+        ValueError for codebook 0, which the coarse model predicts; IndexError for one that does not exist.
         """
         warn_of("forward", kwargs)
         given, c = self._inputs(input_ids, inputs_embeds, input_embeds), self.config
         if codebook_idx == 0:
-            raise ValueError("codebook 0 is the coarse model's to predict; the fine model begins with 1")
+            raise ValueError("codebook 0 is predicted by the coarse model; the fine model begins with 1")
         if not c.n_codes_given <= codebook_idx < c.n_codes_total:
             raise IndexError(
-                f"codebook {codebook_idx} is not there: give {c.n_codes_given} to {c.n_codes_total - 1}"
+                f"codebook {codebook_idx} does not exist: give {c.n_codes_given} to {c.n_codes_total - 1}"
             )
         if input_ids is not None and given.shape[2] < c.n_codes_total:
             raise IndexError(f"input_ids must have shape (B, T, {c.n_codes_total})")
@@ -405,9 +405,9 @@ class BarkFineModel(TokenModel):
         _noise: Sequence[torch.Generator] | None = None,
         **kwargs,
     ) -> Tensor:
-        """The coarse model's ids (B, 2 T), padded with 12048 -> codes, int64 (B, 8, T) (spec 4.3).
+        """Coarse ids (B, 2 T), padded with 12048 -> codes, int64 (B, 8, T) (spec 4.3).
 
-        Frames behind a row's end hold 1024 in all codebooks. Of the keywords only `temperature` is read.
+        Frames after a row's end are 1024 in all codebooks. The only keyword that is used is `temperature`.
         """
         config = required(fine_generation_config, "fine")
         t = tokens_of(
@@ -418,11 +418,11 @@ class BarkFineModel(TokenModel):
         )
         settings, voice = fine_settings(kwargs, config), voice_of(history_prompt, t)
         if isinstance(coarse_output, Tensor) and coarse_output.ndim > 2:
-            coarse_output = coarse_output.flatten(1)  # (B, T, codebooks), say
+            coarse_output = coarse_output.flatten(1)  # for example (B, T, codebooks)
         rows = rows_of(coarse_output, "coarse_output").to(self.device)
         if rows.shape[1] % t.n_coarse:
-            raise RuntimeError(f"coarse_output has {rows.shape[1]} ids a row: no whole number of frames")
-        # The first id of a frame is never the pad, by which a row that ended is filled up.
+            raise RuntimeError(f"coarse_output has {rows.shape[1]} columns: not a whole number of frames")
+        # Padded frames are those whose first id is the pad, which no real frame begins with.
         rows = [row[: t.n_coarse * int((row[:: t.n_coarse] != t.coarse_pad).sum())] for row in rows]
         noise = _noise or noise_of(len(rows), self.device)
         with self._generating():
@@ -438,22 +438,22 @@ def _resized(table: nn.Module, n: int) -> Embedding:
 
 
 def _loss(logits: Tensor, labels: Tensor, n: Tensor | int | None) -> Tensor:
-    """Mean cross entropy over the labels that are not -100, or their sum a `n`; float32."""
+    """Cross entropy of the labels that are not -100, float32: their mean, or their sum divided by `n`."""
     logits, labels = logits.flatten(0, 1).float(), labels.to(logits.device).flatten()
     loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="mean" if n is None else "sum")
     return loss if n is None else loss / n
 
 
-# --- what forward and generate are given --------------------------------------------------------------------
+# --- arguments of forward and generate ----------------------------------------------------------------------
 
 
 def _positions(given: Tensor | None, past, T: int, size: int, device: torch.device) -> Tensor:
-    """Those of T ids behind `past`, (T,), or (B, T) if given; IndexError if the model does not have one."""
+    """Return positions of T ids after `past` others: (T,), or (B, T) if given. IndexError if out of range."""
     if given is None and not isinstance(past, Tensor):
         last = past + T - 1
     elif given is not None and given.numel() and not torch.compiler.is_compiling():
         last = int(given.max())
-    else:  # whoever wants one graph trusts its positions
+    else:  # unchecked, for a graph without breaks
         last = 0
     if last >= size:
         raise IndexError(f"position {last} is out of range: this model has {size}")
@@ -463,9 +463,9 @@ def _positions(given: Tensor | None, past, T: int, size: int, device: torch.devi
 
 
 def _allowed(mask: Tensor | None, B: int, T: int, S: int, past, device: torch.device) -> Tensor | None:
-    """An attention mask as barklite's: bool, True where attention is allowed; None if it is everywhere.
+    """Convert an attention mask to bool, True where attention is allowed; None if it is allowed everywhere.
 
-    S keys, of which a cache of fixed size has some behind the T new ones.
+    S: number of keys; in a static cache, those after the T new ones are unfilled.
     """
     if mask is None:
         return None
@@ -474,7 +474,7 @@ def _allowed(mask: Tensor | None, B: int, T: int, S: int, past, device: torch.de
         keep = mask != 0
         if fixed:
             keep = F.pad(keep, (0, S - keep.shape[1]))
-        elif keep.shape[1] < S:  # of the new positions only: all that are in the cache count
+        elif keep.shape[1] < S:  # a mask of the new positions only: allow all cached ones
             keep = F.pad(keep, (S - T, 0), value=True)
         everywhere = not torch.compiler.is_compiling() and bool(keep.all())
         return None if everywhere else keep[:, None, None]
@@ -490,7 +490,7 @@ def _allowed(mask: Tensor | None, B: int, T: int, S: int, past, device: torch.de
 
 
 def _head_mask(mask: Tensor | None, n_layer: int, n_head: int, device: torch.device) -> Tensor | None:
-    """(H,) or (L, H), also with axes of 1, as (L, H)."""
+    """Expand a head mask (H,) or (L, H), possibly with axes of size 1, to (L, H)."""
     if mask is None:
         return None
     if mask.numel() not in (n_head, n_layer * n_head):
@@ -507,7 +507,7 @@ def required(config, stage: str):
 
 
 def rows_of(given: Tensor, what: str) -> Tensor:
-    """Ids (B, n), int64."""
+    """Check ids (B, n) and return them as int64."""
     if not isinstance(given, Tensor) or given.ndim != 2 or given.is_floating_point() or len(given) == 0:
         shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"{what} must be whole numbers of shape (B, n), not {shape}")
@@ -515,12 +515,14 @@ def rows_of(given: Tensor, what: str) -> Tensor:
 
 
 def voice_of(history: Mapping | None, tokens: TokenConfig) -> Voice | None:
-    """A history prompt, of tensors or arrays. TypeError for no mapping, ValueError for no voice."""
+    """Make a Voice from a history prompt of tensors or arrays. TypeError unless it is a mapping, ValueError
+    for a bad voice.
+    """
     if history is None:
         return None
     if not isinstance(history, Mapping):
         kind = type(history).__name__
-        raise TypeError(f"history_prompt is a {kind}; the processor makes one of voice_preset")
+        raise TypeError(f"history_prompt is a {kind}; the processor makes one from voice_preset")
     arrays = {
         name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in history.items()
     }

@@ -1,8 +1,8 @@
-"""transformers' module tree, and barklite's models made of it.
+"""transformers' module tree, and barklite's models built around it.
 
-Blocks are barklite's, with children registered under transformers' names: those show in `named_modules`,
-state dicts, adapters and hooks. The properties are the table of names. A stage generates with `GPT` or
-`FineGPT` built around the same modules, so that it computes whatever has replaced one of them.
+Blocks are barklite's, but their children are registered under transformers' names, which appear in
+`named_modules`, state dicts, adapters and hooks; properties give barklite's names. A stage generates with a
+`GPT` or `FineGPT` built from the same modules, so it uses any replacement of one of them.
 """
 
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ from weights_convert import encodec
 
 
 def also(name: str) -> property:
-    """The child `name` under barklite's name for it."""
+    """Make a property that is an alias of the child `name`."""
     return property(lambda module: getattr(module, name))
 
 
 @dataclass
 class Report:
-    """In place of a mask: attention that keeps its maps, and scales its heads.
+    """Passed instead of a mask to record attention maps and scale heads.
 
-    allowed: the mask. maps: gets (B, H, T, S) of each layer. heads: factors (L, H).
+    allowed: the mask. maps: collects (B, H, T, S) of each layer. heads: factors (L, H).
     """
 
     allowed: Tensor | None
@@ -63,7 +63,7 @@ class BarkSelfAttention(Attention):
         mask.maps.append(F.dropout(p, dropout))
         return mask.maps[-1] @ v
 
-    # transformers keeps the causal mask among the weights.
+    # transformers' state dicts contain the causal mask.
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -104,7 +104,7 @@ class BarkBlock(Block):
 
 
 class Table(nn.Module):
-    """A linear layer as barklite's models call their heads, and the embedding beside it, if there is one."""
+    """Gives a head, and optionally the embedding tied to it, the interface of barklite's `Embedding`."""
 
     def __init__(self, head: nn.Module | None, embedding: nn.Module | None = None):
         super().__init__()
@@ -118,7 +118,7 @@ class Table(nn.Module):
         return self.attend(x, vocab) if self.embedding is None else self.embedding(x)
 
     def attend(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
-        """Logits of the ids in `vocab`: only theirs are computed, if nothing but the weight makes them."""
+        """Return logits of the ids in `vocab`. A plain linear head computes only those."""
         plain = type(self.head) is nn.Linear and self.head.bias is None and "forward" not in vars(self.head)
         if plain and not (self.head._forward_hooks or self.head._forward_pre_hooks):
             return F.linear(x, self.head.weight[vocab])
@@ -140,7 +140,7 @@ def _size(config) -> dict:
 
 
 def causal_core(model: nn.Module) -> GPT:
-    """barklite's model around a causal model's modules."""
+    """Build barklite's model around a causal model's modules."""
     vocab = dict(
         input_vocab_size=model.config.input_vocab_size, output_vocab_size=model.config.output_vocab_size
     )
@@ -149,7 +149,7 @@ def causal_core(model: nn.Module) -> GPT:
 
 
 def fine_core(model: nn.Module) -> FineGPT:
-    """barklite's model around a fine model's modules."""
+    """Build barklite's model around a fine model's modules."""
     c, given = model.config, model.config.n_codes_given
     config = FineConfig(
         **_size(c), block_size=c.block_size, vocab_size=c.input_vocab_size, n_codes_total=c.n_codes_total
@@ -160,25 +160,25 @@ def fine_core(model: nn.Module) -> FineGPT:
 
 
 class Quantizer:
-    """transformers' way to a codec's codebooks."""
+    """transformers' interface to a codec's codebooks."""
 
     def __init__(self, codec: Codec):
         self.codec = codec
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (K, B, T) -> the sum of their vectors, (B, dimension, T)."""
+        """Codes (K, B, T) -> sum of their vectors, (B, dimension, T)."""
         return self.codec.embed(codes.transpose(0, 1))
 
 
 class EncodecModel(Codec):
-    """barklite's codec; its state dict has transformers' names, and 16 bits leave it as it is."""
+    """barklite's codec with transformers' state dict. It stays float32 in a 16-bit model."""
 
     @property
     def quantizer(self) -> Quantizer:
         return Quantizer(self)
 
     def fill(self, state: dict[str, Tensor], origin: Path) -> None:
-        """Put barklite's tensors in the place of those on the meta device. ValueError if they do not fit."""
+        """Replace the parameters on the meta device by barklite's tensors. ValueError if they do not fit."""
         own = dict(self.named_parameters())
         checkpoint.check_tensors(origin, state, own)
         for name in own:
@@ -187,14 +187,14 @@ class EncodecModel(Codec):
 
     def _apply(self, fn, recurse: bool = True) -> "EncodecModel":
         def kept(tensor: Tensor) -> Tensor:
-            """Half of its precision would be heard, and saves little."""
+            """Keep the dtype: 16 bits would be audible and save little memory."""
             made = fn(tensor)
             return made if made.dtype == tensor.dtype else tensor.to(made.device)
 
         return super()._apply(kept, recurse)
 
     def state_dict(self, *, destination=None, prefix: str = "", keep_vars: bool = False) -> dict:
-        """The weights under transformers' names, weight norm unfolded."""
+        """Return the weights under transformers' names, with weight norm unfolded."""
         destination = {} if destination is None else destination
         own = super().state_dict(keep_vars=keep_vars)
         for key, tensor in encodec.export(own, self.config).items():
@@ -202,7 +202,7 @@ class EncodecModel(Codec):
         return destination
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-        """Turn the entries under `prefix` into barklite's; what is missing is what is there already."""
+        """Convert the entries under `prefix` to barklite's names; current weights replace missing ones."""
         given = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
         given = {_respelled(key.removeprefix(prefix)): tensor for key, tensor in given.items()}
         own, whole = self.state_dict(), replace(self.config, encoder=True)
@@ -221,7 +221,7 @@ class EncodecModel(Codec):
 
 
 def _respelled(key: str) -> str:
-    """A weight norm's key as PyTorch names it today."""
+    """Convert a key of an old weight norm to PyTorch's current name."""
     for i, old in enumerate((".weight_g", ".weight_v")):
         if key.endswith(old):
             return f"{key.removesuffix(old)}.parametrizations.weight.original{i}"

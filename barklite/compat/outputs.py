@@ -1,4 +1,4 @@
-"""What a forward gives back: attributes, keys or a tuple; and the cache that it takes and grows."""
+"""Outputs of forwards, as attributes, keys or a tuple, and the KV cache."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class ModelOutput(dict):
-    """Named results without those that are None: `out.logits`, `out["logits"]`, `out[0]`.
+    """Named results that are not None: `out.logits`, `out["logits"]`, `out[0]`.
 
-    A dict, so that what moves or gathers the entries of dicts does so here too.
+    It is a dict, so that libraries that move or gather dicts of tensors handle it too.
     """
 
     names: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class ModelOutput(dict):
         return super().get(self.renamed.get(name, name), default)
 
     def to_tuple(self) -> tuple:
-        """The results in their order."""
+        """Return the results in order."""
         return tuple(self.values())
 
     def __reduce__(self):
@@ -54,7 +54,7 @@ class ModelOutput(dict):
 class CausalLMOutputWithPast(ModelOutput):
     """loss (); logits (B, T, V); cache; hidden_states, L + 1 of (B, T, D); attentions, L of (B, H, T, S).
 
-    `past_key_values` is the cache's older name: as an attribute, a key, and for code that asks with `in`.
+    `past_key_values` is the cache's older name, as an attribute, as a key and with `in`.
     """
 
     names = ("loss", "logits", "cache", "hidden_states", "attentions")
@@ -68,8 +68,8 @@ class MaskedLMOutput(ModelOutput):
 
 
 class Generated(ModelOutput):
-    """sequences (B, T), the prompt included; of each step: scores and logits (B, V), hidden states and
-    attentions as a forward gives them; the cache; of beams: sequences_scores (B,).
+    """sequences (B, T), including the prompt; for each step scores and logits (B, V), hidden_states and
+    attentions as in a forward; cache; for beam search sequences_scores (B,).
     """
 
     names = ("sequences", "sequences_scores", "scores", "logits", "attentions", "hidden_states", "cache")
@@ -84,13 +84,13 @@ class CacheLayer:
 
 
 class DynamicCache:
-    """Keys and values of all layers, grown by concatenation: gradients flow, and an older one stays whole.
+    """Keys and values of all layers, extended by concatenation: gradients flow, and older tensors stay valid.
 
-    Iterating gives (keys, values) a layer, as `cache[layer]` does.
+    Iteration yields the (keys, values) of each layer, like `cache[layer]`.
     """
 
     def __init__(self, past: Sequence[tuple[Tensor, Tensor]] = (), config: object = None):
-        """past: (keys, values) a layer, as `to_legacy_cache` gives. config: not needed."""
+        """past: (keys, values) of each layer, as from `to_legacy_cache`. config: ignored."""
         self.layers = [CacheLayer(*pair[:2]) for pair in past]
 
     @classmethod
@@ -103,7 +103,7 @@ class DynamicCache:
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs
     ) -> tuple[Tensor, Tensor]:
-        """Put new keys and values (B, H, T, d) behind a layer's; gives all, (B, H, S, d)."""
+        """Append keys and values (B, H, T, d) to a layer's, and return all, (B, H, S, d)."""
         while len(self.layers) <= layer_idx:
             self.layers.append(CacheLayer())
         layer = self.layers[layer_idx]
@@ -114,17 +114,17 @@ class DynamicCache:
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions held."""
+        """Return the number of cached positions."""
         if layer_idx >= len(self.layers) or self.layers[layer_idx].keys is None:
             return 0
         return self.layers[layer_idx].keys.shape[2]
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Position of the next query, which is the number of positions held."""
+        """Return the position of the next query, which is the number of cached positions."""
         return self.get_seq_length(layer_idx)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """(keys that `query_length` new queries see, position of the first)."""
+        """Return (number of keys for `query_length` new queries, position of the first key)."""
         return self.get_seq_length(layer_idx) + query_length, 0
 
     def _change(self, change) -> None:
@@ -132,17 +132,17 @@ class DynamicCache:
             layer.keys, layer.values = change(layer.keys), change(layer.values)
 
     def crop(self, max_length: int) -> None:
-        """Keep the first `max_length` positions; of a negative number, all but so many."""
+        """Keep the first `max_length` positions; a negative number drops that many from the end."""
         self._change(lambda tensor: tensor[:, :, :max_length])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take these rows."""
+        """Select these rows."""
         self._change(lambda tensor: tensor[beam_idx])
 
     batch_select_indices = reorder_cache
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row `repeats` times."""
+        """Repeat each row `repeats` times."""
         self._change(lambda tensor: tensor.repeat_interleave(repeats, 0))
 
     def __len__(self) -> int:
@@ -156,13 +156,13 @@ class DynamicCache:
 
 
 class Appending:
-    """A cache, ours or transformers', growing or of fixed size, as barklite's blocks take one."""
+    """Adapts a cache, of this module or transformers, dynamic or static, to barklite's blocks."""
 
     def __init__(self, cache):
         self.cache = cache
 
     def sizes(self, T: int) -> tuple[int | Tensor, int]:
-        """Positions held, and keys that T new queries are given."""
+        """Return (number of cached positions, number of keys for T new queries)."""
         past = self.cache.get_seq_length()
         sizes = getattr(self.cache, "get_mask_sizes", None)
         return past, past + T if sizes is None else sizes(T, 0)[0]

@@ -1,4 +1,4 @@
-"""What transformers' models share: files, dtypes, devices, attention's backends, and looking at a model."""
+"""The base class of all models: files, dtypes, devices, attention backends, parameter counts."""
 
 import contextlib
 import copy
@@ -27,17 +27,17 @@ BACKENDS = {
         SDPBackend.FLASH_ATTENTION,
         SDPBackend.CUDNN_ATTENTION,
         SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,  # where there is a mask, say
+        SDPBackend.MATH,  # fallback, for example if there is a mask
     ],
 }
-SAVING = ("safe_serialization", "max_shard_size", "save_function")  # save_pretrained's, not needed
+SAVING = ("safe_serialization", "max_shard_size", "save_function")  # keywords of save_pretrained, ignored
 UPLOADING = ("repo_id", "token", "private", "revision", "commit_message", "create_pr")
-# In a state dict, but no parameters to transformers.
+# Entries of a state dict that transformers does not count as parameters.
 BUFFERS = (".attn.bias", ".inited", ".cluster_size", ".embed", ".embed_avg")
 
 
 class BarkPreTrainedModel(nn.Module):
-    """What the whole Bark and its three token models share."""
+    """Base of the whole Bark and its three token models."""
 
     config_class: type = BarkConfig
     main_input_name = "input_ids"
@@ -48,15 +48,15 @@ class BarkPreTrainedModel(nn.Module):
         super().__init__()
         if not isinstance(config, self.config_class):
             kind = type(config).__name__
-            raise ValueError(f"{type(self).__name__} is made of a {self.config_class.__name__}, not {kind}")
+            raise ValueError(f"{type(self).__name__} needs a {self.config_class.__name__}, not {kind}")
         self.config = config
-        self.recompute: tuple[int, dict] | None = None  # of how many blocks one, and how
-        self._runs_on: torch.device | None = None  # while its weights wait on the CPU
+        self.recompute: tuple[int, dict] | None = None  # checkpoint every n-th block, with these options
+        self._runs_on: torch.device | None = None  # the device, if the weights are offloaded to the CPU
         self.set_attn_implementation(config._attn_implementation)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which the model computes."""
         hooks = (module.__dict__.get("_hf_hook") for module in self.modules())  # accelerate's
         executing = (getattr(hook, "execution_device", None) for hook in hooks)
         device = self._runs_on or next((d for d in executing if d is not None), None)
@@ -72,12 +72,12 @@ class BarkPreTrainedModel(nn.Module):
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Whether transformers' generation works with it: all but the fine model."""
+        """Whether the class supports transformers' generation: all but the fine model."""
         return hasattr(cls, "prepare_inputs_for_generation") or cls.config_class is BarkConfig
 
     @torch.enable_grad()
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """As transformers counts: weight norm's lengths are some, the codec's codebooks are none."""
+        """Count parameters as transformers does: with the norms of weight norm, without the codebooks."""
         return sum(
             tensor.numel()
             for key, tensor in _once(self.state_dict(keep_vars=True)).items()
@@ -89,7 +89,7 @@ class BarkPreTrainedModel(nn.Module):
         )
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of the parameters, and of the buffers."""
+        """Return the bytes of the parameters and buffers."""
         tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
@@ -99,10 +99,10 @@ class BarkPreTrainedModel(nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: Mapping | None = None, every_n_layers: int = 1, **kwargs
     ) -> None:
-        """In training, keep no block's inner values for the gradients but compute them anew; and no cache.
+        """Checkpoint activations in training: recompute them in the backward pass. Turns the KV cache off.
 
         activation_checkpointing_kwargs (gradient_checkpointing_kwargs): options of
-        `torch.utils.checkpoint.checkpoint`. every_n_layers: of so many blocks one.
+        `torch.utils.checkpoint.checkpoint`. every_n_layers: checkpoint every n-th block.
         """
         options = activation_checkpointing_kwargs or kwargs.get("gradient_checkpointing_kwargs") or {}
         for model in self._models():
@@ -121,13 +121,13 @@ class BarkPreTrainedModel(nn.Module):
     is_gradient_checkpointing = is_activation_checkpointing
 
     def enable_input_require_grads(self) -> None:
-        """Give embeddings gradients: adapters on frozen weights need some to reach blocks computed anew."""
+        """Make embeddings require gradients, which checkpointed blocks with frozen weights need."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 module.register_forward_hook(_require_grad)
 
     def set_attn_implementation(self, name: str | None) -> None:
-        """ "eager", "sdpa" or "flash_attention_2": which backends PyTorch's attention may choose from."""
+        """Choose the backends of PyTorch's attention: "eager", "sdpa" or "flash_attention_2"."""
         if name not in BACKENDS:
             names = ", ".join(name for name in BACKENDS if name)
             raise ValueError(f"attn_implementation is {name!r}; choose one of {names}")
@@ -135,13 +135,13 @@ class BarkPreTrainedModel(nn.Module):
             model.config._attn_implementation = name
 
     def to_bettertransformer(self) -> "BarkPreTrainedModel":
-        """The same model with PyTorch's fused attention, which barklite uses anyway."""
+        """Use PyTorch's fused attention, barklite's default. Return the model."""
         self.set_attn_implementation("sdpa")
         return self
 
     @contextlib.contextmanager
     def _ready(self, model: nn.Module | None = None) -> Iterator[None]:
-        """Within, attention is as asked for, and an offloaded model (this one) is where it computes."""
+        """Inside the block, select the attention backends, and move `model` (None: self) to its device."""
         model, backends = model or self, BACKENDS[self.config._attn_implementation]
         with sdpa_kernel(backends, set_priority=True) if backends else contextlib.nullcontext():
             if self._runs_on is not None:
@@ -154,7 +154,7 @@ class BarkPreTrainedModel(nn.Module):
 
     @contextlib.contextmanager
     def _generating(self) -> Iterator[None]:
-        """Ready, with whatever accelerate's hooks keep elsewhere in its place for the whole stage."""
+        """`_ready`, with modules that accelerate offloads on the device for the whole stage."""
         modules = [module for module in self.modules() if hasattr(module, "_hf_hook")]
         away = [module for module in modules if getattr(module._hf_hook, "offload", False)]
         with self._ready(), contextlib.ExitStack() as undo:
@@ -180,13 +180,13 @@ class BarkPreTrainedModel(nn.Module):
         output_loading_info: bool = False,
         **kwargs,
     ) -> "BarkPreTrainedModel | tuple[BarkPreTrainedModel, dict]":
-        """Load a Hub id, or a directory in any layout that barklite reads; strictly, and without pickles.
+        """Load a Hub id, or a directory in any layout that barklite reads, strictly and without pickles.
 
-        config: another than the directory's. dtype (torch_dtype): None and "auto" keep the file's; the codec
-        stays float32. output_loading_info: give (model, what did not fit), which is nothing: it would be an
-        error. Further keywords name the place on the Hub (`revision`, `local_files_only`, `cache_dir`,
-        `token`, `subfolder` ...) or change the configuration. OSError for files that are missing, ValueError
-        for wrong ones, TypeError for a keyword that means nothing.
+        config: replaces the directory's. dtype (torch_dtype): None and "auto" keep the file's; the codec
+        stays float32. output_loading_info: return (model, info), where info is always empty because a misfit
+        is an error. Other keywords are Hub options (`revision`, `local_files_only`, `cache_dir`, `token`,
+        `subfolder` ...) or override the configuration. OSError for missing files, ValueError for bad ones,
+        TypeError for an unknown keyword.
         """
         options = hub_options(kwargs)
         kwargs = {name: value for name, value in kwargs.items() if name not in IGNORED}
@@ -214,7 +214,7 @@ class BarkPreTrainedModel(nn.Module):
         return (model, info) if output_loading_info else model
 
     def _fill(self, source: "Source", dtype: torch.dtype | None) -> None:
-        """Put a token model's weights in the place of what is on the meta device."""
+        """Load a token model's weights into parameters on the meta device."""
         prefix = huggingface.PREFIXES[self.part]
         expected = {prefix + key: tensor for key, tensor in self.named_parameters()}
         state, origin = source.state(self.part, expected, self._tied() if self.part == "fine" else {})
@@ -223,11 +223,11 @@ class BarkPreTrainedModel(nn.Module):
         self.load_state_dict(state, strict=False, assign=True)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Write `config.json` and `model.safetensors` (of a whole Bark `generation_config.json` too), as
-        transformers does and reads.
+        """Write `config.json`, `model.safetensors` and, for a whole Bark, `generation_config.json`, in
+        transformers' layout.
 
-        state_dict: other weights under the same names. push_to_hub: upload the directory too, to `repo_id` or
-        its own name; further keywords: `UPLOADING`.
+        state_dict: weights to write instead of the model's. push_to_hub: also upload the directory, to
+        `repo_id` (default: its name); other keywords: `UPLOADING`.
         """
         if not kwargs.pop("is_main_process", True):
             return
@@ -246,7 +246,7 @@ class BarkPreTrainedModel(nn.Module):
         self.config.save_pretrained(directory)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> None:
-        """Save to a directory that vanishes, and upload it."""
+        """Save to a temporary directory, and upload it."""
         import tempfile
 
         with tempfile.TemporaryDirectory() as directory:
@@ -258,7 +258,7 @@ def _require_grad(module: nn.Module, given: tuple, made: Tensor) -> None:
 
 
 def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the second names of tied tensors."""
+    """Drop the second names of tied tensors from a state dict."""
     kept, seen = {}, set()
     for key, tensor in state.items():
         place = tensor.data_ptr(), tensor.shape, tensor.device
@@ -272,7 +272,7 @@ def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Source:
-    """An opened directory: configurations, and the models' tensors in transformers' names."""
+    """An opened checkpoint directory: configurations, and state dicts with transformers' names."""
 
     def __init__(self, path: Path):
         self.path, self.opened = path, None
@@ -281,7 +281,7 @@ class Source:
         else:
             try:
                 self.opened = layouts.open_checkpoint(path, encoder=True)
-            except ValueError:  # converted without the encoder, perhaps
+            except ValueError:  # perhaps converted without the encoder
                 self.opened = layouts.open_checkpoint(path)
 
     def config_of(self, kind: type) -> BarkConfig:
@@ -294,13 +294,13 @@ class Source:
         try:
             return BarkGenerationConfig.from_pretrained(self.path)
         except FileNotFoundError as error:
-            warnings.warn(f"{error}, and is taken instead", stacklevel=5)
+            warnings.warn(f"{error}, and is used instead", stacklevel=5)
             return BarkGenerationConfig.published()
 
     def state(self, part: str, expected: Mapping, tied: Mapping[str, str]) -> tuple[dict[str, Tensor], Path]:
-        """A token model's tensors under the names that a whole Bark has, and the file that they are from.
+        """Return a token model's tensors under their names in a whole Bark, and their file.
 
-        tied: {head: table}, which a file may hold under either name or both.
+        tied: {head: embedding}; a file may have either name or both.
         """
         prefix = huggingface.PREFIXES[part]
         if self.opened is not None:
@@ -322,7 +322,7 @@ class Source:
         return state, self.origin
 
     def codec(self, config) -> tuple[dict[str, Tensor], Path]:
-        """The codec's tensors in barklite's names."""
+        """Return the codec's tensors under barklite's names, and their file."""
         if self.opened is not None:
             return self.opened.state("codec"), self.opened.origin("codec")
         try:
@@ -333,7 +333,7 @@ class Source:
 
 
 def _directory(name: str | os.PathLike, options: Mapping) -> Path:
-    """Where a checkpoint's files are; OSError if they cannot be had."""
+    """Return the directory of a checkpoint, downloaded if it is a Hub id. OSError if that fails."""
     inner = options.get("subfolder") or ""
     if os.path.isdir(name):
         return Path(name, inner)

@@ -1,4 +1,4 @@
-"""transformers' processor for Bark: texts and a voice in, what `BarkModel.generate` takes out (spec 7.1)."""
+"""transformers' processor for Bark: turns texts and a voice into input of `BarkModel.generate` (spec 7.1)."""
 
 import io
 import json
@@ -22,10 +22,10 @@ DIMENSIONS = dict(zip(ARRAYS, (1, 2, 2), strict=True))
 
 
 class BarkProcessor:
-    """Texts to ids, names of voices to arrays.
+    """Turns texts into ids and voice names into arrays.
 
-    tokenizer: a `BarkTokenizer`, or one of `barklite.text.tokenizer`'s. speaker_embeddings: {voice: {array:
-    path}}, with "repo_or_path" for the directory or Hub id that the paths start from ("/" without it).
+    tokenizer: a `BarkTokenizer`, or one of `barklite.text.tokenizer`. speaker_embeddings: {voice: {array:
+    path}}, where "repo_or_path" is the directory or Hub id that paths are relative to (default "/").
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BarkProcessor:
     ):
         self.tokenizer = tokenizer if isinstance(tokenizer, BarkTokenizer) else BarkTokenizer(tokenizer)
         self.speaker_embeddings = speaker_embeddings
-        self._hub = {}  # how `from_pretrained` was told to use the Hub
+        self._hub = {}  # Hub options from `from_pretrained`
 
     @classmethod
     def from_pretrained(
@@ -42,12 +42,12 @@ class BarkProcessor:
         speaker_embeddings_dict_path: str | None = "speaker_embeddings_path.json",
         **kwargs,
     ) -> "BarkProcessor":
-        """From a directory in any layout that barklite reads, or a Hub id; weights are not needed.
+        """Load from a directory in any layout that barklite reads, or a Hub id. Weights are not needed.
 
-        speaker_embeddings_dict_path: the file that lists the voices, without which there are those of
-        `voices/*.npz`, or none and a warning; None reads no voices. Keywords: `revision`, `local_files_only`,
-        `cache_dir`, `force_download`, `token`, `subfolder`; of others it warns. OSError or ValueError says
-        what is missing or wrong.
+        speaker_embeddings_dict_path: the file that lists the voices; if it is missing, those in
+        `voices/*.npz`, or none with a warning. None reads no voices. Keywords: `revision`,
+        `local_files_only`, `cache_dir`, `force_download`, `token`, `subfolder`; others cause a warning.
+        OSError or ValueError names the missing or bad file.
         """
         name, options = pretrained_processor_name_or_path, hub_options(kwargs)
         warn_of(f"{cls.__name__}.from_pretrained", kwargs)
@@ -67,7 +67,7 @@ class BarkProcessor:
 
     @property
     def available_voice_presets(self) -> list[str]:
-        """The voices' names; [] if there are none."""
+        """Names of the voices."""
         return [name for name in self.speaker_embeddings or () if name != "repo_or_path"]
 
     def save_pretrained(
@@ -78,10 +78,10 @@ class BarkProcessor:
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Write the tokenizer, and every voice as three `.npy` files with a list of them.
+        """Write the tokenizer, each voice as three `.npy` files, and a list of them, in transformers' layout.
 
-        transformers loads the directory too. push_to_hub: upload it, to `repo_id` or its own name. OSError if
-        something cannot be written, or a voice not be read.
+        push_to_hub: also upload the directory, to `repo_id` (default: its name). OSError if writing, or
+        reading a voice, fails.
         """
         with saving(save_directory, push_to_hub, **kwargs) as directory:
             self._save(directory, speaker_embeddings_dict_path, speaker_embeddings_directory)
@@ -114,15 +114,15 @@ class BarkProcessor:
         return_token_type_ids: bool | None = False,
         **tokenizer_kwargs,
     ) -> BatchEncoding:
-        """`input_ids` (B, max_length), zeros on the right; `attention_mask` 1 where there is text; and
-        `history_prompt`, the voice's arrays, if there is one.
+        """Return `input_ids` (B, max_length), padded with 0 on the right; `attention_mask`, 1 for text; and
+        with a voice `history_prompt`, its arrays.
 
-        text: one, or a list. A longer one than `max_length` stays whole, unless `truncation=True`.
-        voice_preset: a preset's name, an `.npz` file (the suffix may be left out), or the three arrays.
-        return_tensors: "pt", "np", or None for lists (for one text, of ids; for a list, of lists).
+        text: one, or a list. One longer than `max_length` is not cut, unless `truncation=True`.
+        voice_preset: a preset's name, an `.npz` file (the suffix is optional), or the three arrays.
+        return_tensors: "pt", "np", or None for lists (of ids for one text, of lists for several).
         tokenizer_kwargs: `truncation`, and `padding_side` ("right" or "left").
 
-        ValueError or TypeError for a wrong input; FileNotFoundError for a voice that is neither preset nor
+        ValueError or TypeError for bad input; FileNotFoundError for a voice that is neither a preset nor a
         file.
         """
         voice = None if voice_preset is None else self._voice(voice_preset)
@@ -140,7 +140,7 @@ class BarkProcessor:
         return encoding
 
     def decode(self, *args, **kwargs) -> str:
-        """Text of ids, as the tokenizer decodes it."""
+        """Convert ids to text with the tokenizer."""
         return self.tokenizer.decode(*args, **kwargs)
 
     def batch_decode(self, *args, **kwargs) -> list[str]:
@@ -183,19 +183,19 @@ class BarkProcessor:
 
 
 class AutoProcessor:
-    """transformers' name for "the processor of this checkpoint": here a `BarkProcessor`."""
+    """transformers' class that selects a checkpoint's processor; here always `BarkProcessor`."""
 
     @staticmethod
     def from_pretrained(pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> BarkProcessor:
-        """As `BarkProcessor.from_pretrained`."""
+        """Like `BarkProcessor.from_pretrained`."""
         return BarkProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
 
-AutoTokenizer = BarkTokenizer  # there is no other here
+AutoTokenizer = BarkTokenizer  # the only one
 
 
 def _voice_files(folder: Path) -> dict[str, dict[str, str]]:
-    """The voices of barklite's and Suno's layouts, in the form of Hugging Face's list."""
+    """List the voices of barklite's and Suno's layouts in the form of Hugging Face's file."""
     files = sorted((folder / "voices").rglob("*.npz"))
     paths = {
         file.relative_to(folder / "voices").with_suffix("").as_posix(): file.relative_to(folder)
@@ -205,16 +205,16 @@ def _voice_files(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _check_inside(base: str | os.PathLike, path: str | os.PathLike, named: str) -> None:
-    """ValueError if `path` leads out of `base`, by its letters: links inside a Hub cache do lead out."""
+    """ValueError if `path` leads out of `base`. Symbolic links may, as in a Hub cache."""
     base, path = os.path.abspath(base), os.path.abspath(path)
     if os.path.commonpath([base, path]) != base:
         raise ValueError(f"voice preset: the path {named!r} leads out of {base}")
 
 
 def _checked(arrays: Mapping, key: str) -> np.ndarray:
-    """A copy of one array of a voice; ValueError, or TypeError for what is no array.
+    """Check and copy one array of a voice. ValueError, or TypeError unless it is an array.
 
-    Its dtype is kept, but for unsigned ones, which PyTorch hardly computes with, and foreign byte orders.
+    Unsigned integers become int64, because PyTorch barely supports them; foreign byte orders become native.
     """
     if arrays.get(key) is None:
         raise ValueError(f"the voice has no {key}; it needs {', '.join(ARRAYS)}")

@@ -1,4 +1,4 @@
-"""transformers' generation configurations and keywords as barklite's settings (spec 1.4, 4.5, 7.2)."""
+"""Converts transformers' generation configurations and keywords to barklite's (spec 1.4, 4.5, 7.2)."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,14 @@ from weights_convert.huggingface import convert_tokens
 
 from . import generation as theirs
 
-# Keywords that change nothing here: how transformers caches, pads, and reports what Bark then drops.
+# Keywords without effect here: caching, padding, and reports that transformers' Bark does not return.
 PASSIVE = {
     "use_cache", "renormalize_logits", "max_length", "pad_token_id", "bos_token_id", "cache_implementation",
     "cache_config", "disable_compile", "compile_config", "synced_gpus", "transformers_version",
     "use_model_defaults", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
     "return_dict_in_generate",
 }  # fmt: skip
-# Settings that barklite has not, and the values at which they do nothing.
+# Settings that barklite does not support, and the values at which they have no effect.
 NEUTRAL = {
     **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
     **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "length_penalty", "typical_p"), 1.0),
@@ -33,17 +33,17 @@ READ = {"do_sample", "temperature", "top_k", "top_p"}
 
 
 def plain(config):
-    """A configuration as a dict; anything else as it is."""
+    """Convert a configuration to a dict; return anything else unchanged."""
     return config.to_dict() if hasattr(config, "to_dict") else config
 
 
 def tokens_of(**stages: object) -> TokenConfig:
-    """The ids, slots, windows and rates in generation configurations (`semantic_config=` and so on)."""
+    """Collect ids, windows and rates from generation configurations (`semantic_config=` and so on)."""
     return convert_tokens({name: plain(stage) for name, stage in stages.items()})
 
 
 def check_keywords(given: Mapping, config: object, read: set[str] = READ) -> None:
-    """ValueError for a keyword that nothing reads, or a setting that would change what is generated."""
+    """ValueError for an unknown keyword, or an unsupported setting that would change the tokens."""
     for name, value in given.items():
         if name in read | PASSIVE or name in NEUTRAL:
             continue
@@ -52,7 +52,7 @@ def check_keywords(given: Mapping, config: object, read: set[str] = READ) -> Non
                 f"{name!r} is not used by the model: is it spelled right, and meant for this stage?"
             )
         if value is not None:
-            raise ValueError(f"barklite does not offer {name}={value!r}: it samples or takes the likeliest")
+            raise ValueError(f"barklite does not offer {name}={value!r}: it only samples or takes the argmax")
     for name, neutral in NEUTRAL.items():
         value = given[name] if name in given else getattr(config, name, None)
         if name not in read and value is not None and value != neutral and value != []:
@@ -60,9 +60,10 @@ def check_keywords(given: Mapping, config: object, read: set[str] = READ) -> Non
 
 
 def sampling(given: Mapping, config: object) -> SamplingConfig:
-    """How a stage draws: its keywords before its configuration. An unset top_k is 50; None or 0 is off.
+    """Make a stage's SamplingConfig; keywords override the configuration. An unset top_k is 50; a keyword of
+    None or 0 turns it off.
 
-    ValueError for a temperature that is no float above 0, and for bad filters.
+    ValueError for a temperature that is not a float above 0, and for bad filters.
     """
     settings = {name: given[name] if name in given else getattr(config, name, None) for name in READ}
     if not settings["do_sample"]:
@@ -76,12 +77,12 @@ def sampling(given: Mapping, config: object) -> SamplingConfig:
     if top_k is None and "top_k" not in given:
         top_k = 50
     if top_p is not None and 0 <= top_p <= 1:
-        top_p = max(float(top_p), 1e-9) if top_p < 1 else None  # at 0 the likeliest stays
+        top_p = max(float(top_p), 1e-9) if top_p < 1 else None  # 0 keeps the most probable id
     return SamplingConfig(float(temperature), top_k or None, top_p)
 
 
 def semantic_settings(given: Mapping, config: object, tokens: TokenConfig, most: int) -> GenerationConfig:
-    """Of the semantic stage. most: tokens that the model has positions for; no more are made."""
+    """Make the semantic stage's settings. most: number of tokens that the model has positions for."""
     check_keywords(given, config, READ | {"max_new_tokens", "min_eos_p", "eos_token_id"})
     eos = tokens.semantic_eos
     if given.get("eos_token_id") not in (None, eos, [eos]):
@@ -91,7 +92,7 @@ def semantic_settings(given: Mapping, config: object, tokens: TokenConfig, most:
         raise TypeError(f"max_new_tokens is {n!r}; it must be a whole number")
     min_eos_p = given["min_eos_p"] if "min_eos_p" in given else getattr(config, "min_eos_p", None)
     if min_eos_p is not None and min_eos_p > 1:
-        min_eos_p = None  # the end is never so likely
+        min_eos_p = None  # no probability reaches it
     return GenerationConfig(
         semantic=sampling(given, config),
         min_eos_p=min_eos_p,
@@ -101,7 +102,7 @@ def semantic_settings(given: Mapping, config: object, tokens: TokenConfig, most:
 
 
 def coarse_settings(given: Mapping, config: object, tokens: TokenConfig) -> GenerationConfig:
-    """Of the coarse stage. TypeError for max_new_tokens, which the semantic tokens decide."""
+    """Make the coarse stage's settings. TypeError for max_new_tokens: the semantic tokens fix the length."""
     if "max_new_tokens" in given:
         raise TypeError(
             "max_new_tokens reaches the coarse stage, whose length follows from the semantic tokens: "
@@ -114,22 +115,19 @@ def coarse_settings(given: Mapping, config: object, tokens: TokenConfig) -> Gene
 
 
 def fine_settings(given: Mapping, config: object) -> GenerationConfig:
-    """Of the fine stage, which reads `temperature` alone: None, or the class's own 1.0, takes the likeliest.
-
-    A keyword of 1.0 draws. RuntimeError for 0 or less.
+    """Make the fine stage's settings, from `temperature` alone. None, or a configuration's 1.0, is argmax; a
+    keyword of 1.0 samples. RuntimeError for 0 or less.
     """
     temperature = given["temperature"] if "temperature" in given else getattr(config, "temperature", None)
     if temperature is None or ("temperature" not in given and temperature == 1):
         return GenerationConfig(fine=SamplingConfig(0), rules="transformers")
     if temperature <= 0:
-        raise RuntimeError(
-            f"fine temperature is {temperature!r}; it must be above 0, or None for the likeliest"
-        )
+        raise RuntimeError(f"fine temperature is {temperature!r}; it must be above 0, or None for the argmax")
     return GenerationConfig(fine=SamplingConfig(float(temperature)), rules="transformers")
 
 
 def by_stage(given: Mapping) -> tuple[dict, dict, dict]:
-    """The keywords of `BarkModel.generate` for each stage: with its prefix only for it, and before others."""
+    """Split the keywords of `BarkModel.generate` by stage. Those with a stage's prefix override others."""
     shared, own = dict(given), {}
     semantic = {name: shared.pop(name, None) for name in ("attention_mask", "min_eos_p")}
     for prefix in ("semantic_", "coarse_", "fine_"):

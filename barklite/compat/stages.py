@@ -1,6 +1,6 @@
-"""The stages as rows in, rows out: all that is used of `barklite.decode` is here.
+"""Runs Bark's stages on lists of rows; the only module here that uses `barklite.decode`.
 
-A row's noise comes from its own generator, and its result does not depend on its neighbours.
+Each row has its own generator, and its result does not depend on other rows.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Noise = Sequence[torch.Generator]
 
 
 def noise_of(n: int, device: torch.device) -> Noise:
-    """PyTorch's default source of noise for one row; for several, sources that it seeds."""
+    """Return n generators: PyTorch's default one for one row, else new ones with seeds drawn from it."""
     if n == 1 and device.type == "cpu":
         return [torch.default_generator]
     if n == 1 and device.type == "cuda":
@@ -43,7 +43,7 @@ def semantic_rows(
     c: GenerationConfig,
     t: TokenConfig,
 ) -> list[Tensor]:
-    """Tokenizer ids -> semantic tokens (N,), with the end if there was one."""
+    """Tokenizer ids -> semantic tokens (N,), with the end token if it was sampled."""
     stage = SemanticStage(model, c, t)
     made = [stage.result(one) for one in _run(stage, rows, voice, noise)]
     end = torch.tensor([t.semantic_eos], device=model.wpe.weight.device)
@@ -53,7 +53,7 @@ def semantic_rows(
 def coarse_rows(
     model: GPT, rows: Sequence[Tensor], voice: Voice | None, noise: Noise, c: GenerationConfig, t: TokenConfig
 ) -> list[Tensor]:
-    """Semantic tokens -> the coarse model's ids (2 T,)."""
+    """Semantic tokens -> coarse ids (2 T,)."""
     made = _run(CoarseStage(model, c, t), rows, voice, noise)
     return [torch.tensor(one.tokens, dtype=torch.long, device=model.wpe.weight.device) for one in made]
 
@@ -66,18 +66,18 @@ def fine_rows(
     c: GenerationConfig,
     t: TokenConfig,
 ) -> list[Tensor]:
-    """The coarse model's ids -> codes of all codebooks (8, T)."""
+    """Coarse ids -> codes of all codebooks (8, T)."""
     stage = FineStage(model, c, t)
     return [stage.result(one) for one in _run(stage, [coarse_codes(row, t) for row in rows], voice, noise)]
 
 
 def _run(stage, rows: Sequence, voice: Voice | None, noise: Noise) -> list:
-    """A stage's finished sequences for rows, in their order; several go together."""
+    """Run a stage in batches. Return the finished sequences in the rows' order."""
     given = [(row, voice, own) for row, own in zip(rows, noise, strict=True)]
     return run_stage(stage, given, 8 if stage.model.wpe.weight.device.type == "cpu" else 32)
 
 
 def padded(rows: Sequence[Tensor], value: float) -> Tensor:
-    """Rows (..., n_i) on top of each other, filled up to the longest."""
+    """Stack rows (..., n_i), padded to the longest with `value`."""
     longest = max(row.shape[-1] for row in rows)
     return torch.stack([nn.functional.pad(row, (0, longest - row.shape[-1]), value=value) for row in rows])

@@ -1,4 +1,4 @@
-"""transformers' tokenizer over barklite's: texts to padded ids and masks, and ids to text."""
+"""transformers' tokenizer on top of barklite's: texts to padded ids and masks, and ids to text."""
 
 import json
 import numbers
@@ -17,7 +17,7 @@ from weights_convert.huggingface import vocabulary
 from .batch import BatchEncoding, check_tensors
 from .files import hub_options, locate, warn_of, write_text
 
-PAD = 0  # the id that fills a row; the model puts its own in its place, by the mask
+PAD = 0  # the model replaces it by its own pad, using the mask
 NOMINAL_LENGTH = 512  # what `max_length=None` pads to
 TRUNCATION = {True: True, "longest_first": True, "only_first": True, False: False, None: False}
 TRUNCATION["do_not_truncate"] = False
@@ -35,13 +35,10 @@ CONFIG = {
 
 
 class BarkTokenizer:
-    """Texts to ids and back. `own` is barklite's tokenizer.
-
-    TypeError for anything but one of `barklite.text.tokenizer`'s.
-    """
+    """Converts texts to ids and back. own: a tokenizer of `barklite.text.tokenizer`, else TypeError."""
 
     model_max_length, padding_side, pad_token_id = NOMINAL_LENGTH, "right", PAD
-    native = False  # of barklite's own layout
+    native = False  # whether it was loaded from barklite's layout
 
     def __init__(self, own: Tokenizer):
         if not isinstance(own, Tokenizer):
@@ -56,7 +53,7 @@ class BarkTokenizer:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "BarkTokenizer":
-        """From a directory in any layout that barklite reads, or a Hub id. OSError if there is none."""
+        """Load from a directory in any layout that barklite reads, or a Hub id. OSError if there is none."""
         name, options = pretrained_model_name_or_path, hub_options(kwargs)
         warn_of(f"{cls.__name__}.from_pretrained", kwargs)
         config = locate(name, "config.json", **options)
@@ -67,7 +64,7 @@ class BarkTokenizer:
         return made
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Write the vocabulary, and what transformers reads beside it. ValueError if it has no files."""
+        """Write the vocabulary and transformers' other files. ValueError for a tokenizer without files."""
         if self.own.file_name is None:
             raise ValueError(f"{type(self.own).__name__} has no files that could be loaded again")
         os.makedirs(save_directory, exist_ok=True)
@@ -80,7 +77,7 @@ class BarkTokenizer:
         return self.vocab_size
 
     def get_vocab(self) -> dict[str, int]:
-        """{token: id}."""
+        """Return {token: id}."""
         return dict(self._wordpiece("a vocabulary of tokens").ids)
 
     @property
@@ -88,7 +85,7 @@ class BarkTokenizer:
         return [self.own.ids[token] for token in SPECIAL.values()] if isinstance(self.own, WordPiece) else []
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
-        """Ids of tokens, that of [UNK] for unknown ones."""
+        """Return the ids of tokens, [UNK]'s for unknown ones."""
         ids = self._wordpiece("tokens").ids
         return (
             ids.get(tokens, ids["[UNK]"])
@@ -99,7 +96,7 @@ class BarkTokenizer:
     def convert_ids_to_tokens(
         self, ids: int | Iterable[int], skip_special_tokens: bool = False
     ) -> str | list[str]:
-        """Tokens of ids."""
+        """Return the tokens of ids."""
         if isinstance(ids, numbers.Integral):
             return self._tokens()[ids]
         skipped = self.all_special_ids if skip_special_tokens else ()
@@ -109,7 +106,7 @@ class BarkTokenizer:
         return self.convert_ids_to_tokens(self.encode(text, add_special_tokens))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text, between those of [CLS] and [SEP] unless `add_special_tokens` is False."""
+        """Return the ids of a text, with [CLS] before and [SEP] after if `add_special_tokens` is set."""
         ids = self.own.encode(text)
         if not add_special_tokens:
             return ids
@@ -117,7 +114,7 @@ class BarkTokenizer:
         return [own.ids["[CLS]"], *ids, own.ids["[SEP]"]]
 
     def decode(self, token_ids: int | Iterable[int], skip_special_tokens: bool = False, **kwargs) -> str:
-        """Text of ids: pieces of a word together, a space between words but before . , ! and ?"""
+        """Convert ids to text: join pieces of words, and put spaces between words but not before . , ! ?"""
         ids = [token_ids] if isinstance(token_ids, numbers.Integral) else token_ids
         if isinstance(self.own, KINDS["bytes"]):
             return bytes(int(i) for i in ids).decode("utf-8", errors="replace")
@@ -144,12 +141,12 @@ class BarkTokenizer:
         verbose: bool = True,
         **kwargs,
     ) -> BatchEncoding:
-        """`input_ids` (B, T) and, unless told not to, `attention_mask` 1 where there is text, and
-        `token_type_ids`, all 0.
+        """Return `input_ids` (B, T), `attention_mask`, 1 for text, and `token_type_ids`, all 0; the last two
+        can be turned off.
 
-        text: one, or a list. padding: True for the longest's length, "max_length", or False. A longer text
-        than `max_length` stays whole, unless `truncation=True`. return_tensors: "pt", "np", or None for lists
-        (for one text, of ids). padding_side: "right" or "left". ValueError or TypeError for a wrong input.
+        text: one, or a list. padding: True for the longest text's length, "max_length", or False. A text
+        longer than `max_length` is not cut, unless `truncation=True`. return_tensors: "pt", "np", or None for
+        lists (of ids, for one text). padding_side: "right" or "left". ValueError or TypeError for bad input.
         """
         check_tensors(return_tensors)
         if kwargs:
@@ -202,14 +199,14 @@ class BarkTokenizer:
 
 
 def _texts(text) -> Sequence[str]:
-    """The texts of a call. ValueError or TypeError, as transformers has it, for what is none."""
+    """Return the texts of a call as a list. Errors are those of transformers: ValueError or TypeError."""
     if isinstance(text, str):
         text = [text]
     if not isinstance(text, (list, tuple)) or not text or not isinstance(text[0], str):
         raise ValueError(f"text is {reprlib.repr(text)}; give a string, or a list with at least one string")
     for one in text:
         if not isinstance(one, str) or any("\ud800" <= character <= "\udfff" for character in one):
-            raise TypeError(f"text {reprlib.repr(one)} is no string of whole characters")
+            raise TypeError(f"text {reprlib.repr(one)} is not a valid Unicode string")
     return text
 
 
@@ -220,7 +217,7 @@ def _cut(ids: list[int], length: int, special: bool) -> list[int]:
 
 
 def _load(name: str | os.PathLike, kind: str | None, options: dict) -> Tokenizer:
-    """`kind` is what barklite's own `config.json` says; elsewhere the files do."""
+    """Load a tokenizer. kind: from barklite's `config.json`; None tells the kind from the files."""
     if kind == "bytes":
         return KINDS[kind].load()
     if kind not in ("sentencepiece", "english") and (file := locate(name, "vocab.txt", **options)):

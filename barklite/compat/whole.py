@@ -1,4 +1,4 @@
-"""transformers' `BarkModel`: the three token models and the codec in one."""
+"""transformers' `BarkModel`: the three token models and the codec."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from .stages import noise_of, padded, synthesize
 
 
 class BarkModel(BarkPreTrainedModel):
-    """Text to sound: three token models, and `codec_model`, which is barklite's and stays float32."""
+    """Text to audio: three token models, and `codec_model`, which is barklite's and stays float32."""
 
     def __init__(self, config: BarkConfig):
         super().__init__(config)
@@ -61,14 +61,14 @@ class BarkModel(BarkPreTrainedModel):
     def _save(self, directory: Path, state: Mapping[str, Tensor]) -> None:
         if self.codec_model.encoder is None:
             raise ValueError(
-                "the codec was loaded without its encoder, which transformers needs: load files of Hugging "
-                "Face or Suno, or what `barklite convert --encoder` makes of them"
+                "the codec was loaded without its encoder, which transformers needs: load Hugging Face's or "
+                "Suno's files, or convert them with `barklite convert --encoder`"
             )
         self.generation_config.save_pretrained(directory)
         super()._save(directory, state)
 
     def enable_cpu_offload(self, accelerator_id: int | None = 0, **kwargs) -> None:
-        """Keep the models on the CPU, and move each to the accelerator for its stage; if there is one."""
+        """Keep the models on the CPU, and move each to the accelerator for its stage. Warns without one."""
         device = accelerator()
         if device is None:
             warnings.warn("there is no accelerator here: the models stay on the CPU", stacklevel=2)
@@ -79,9 +79,9 @@ class BarkModel(BarkPreTrainedModel):
 
     @torch.no_grad()
     def codec_decode(self, fine_output: Tensor, output_lengths: Sequence[int] | None = None) -> Tensor | list:
-        """Codes (B, 8, T) -> audio at 24 kHz, (B, 320 T); with lengths in frames a list of (320 n,).
+        """Codes (B, 8, T) -> audio at 24 kHz, (B, 320 T), or with lengths in frames a list of (320 n,).
 
-        Frames of 1024, behind the end of a row, are silent.
+        Frames of 1024, after the end of a row, are silent.
         """
         lengths = output_lengths
         if lengths is None:
@@ -102,21 +102,20 @@ class BarkModel(BarkPreTrainedModel):
         return_output_lengths: bool | None = None,
         **kwargs,
     ) -> Tensor | tuple[Tensor, list[int]]:
-        """Tokenizer ids (B, up to 256) -> audio, float32 (B, samples) at 24 kHz, zeros behind a row's end.
+        """Tokenizer ids (B, up to 256) -> audio, float32 (B, samples) at 24 kHz, zeros after a row's end.
 
-        history_prompt: a voice for all rows. return_output_lengths: give (audio, samples of each row).
-        attention_mask: (B, up to 256); min_eos_p: of the semantic stage. Settings of generation go to all
-        three stages, or with the prefix `semantic_`, `coarse_` or `fine_` to that one. Noise comes from
-        PyTorch's default generator: one row takes it as it comes, as transformers does; several draw a seed
-        each from it, and are then what those seeds give alone. ValueError for a setting that is unknown or
-        that barklite does not offer.
+        history_prompt: a voice for all rows. return_output_lengths: return (audio, samples of each row).
+        attention_mask: (B, up to 256). min_eos_p: of the semantic stage. Generation settings apply to all
+        stages, or with the prefix `semantic_`, `coarse_` or `fine_` to one. A single row draws its noise from
+        PyTorch's default generator, as in transformers; several rows draw one seed each from it, and give the
+        same results as alone with those seeds. ValueError for an unknown or unsupported setting.
         """
         rows, g = rows_of(input_ids, "input_ids"), self.generation_config
         semantic_config = BarkSemanticGenerationConfig(**plain(g.semantic_config))
         coarse_config = BarkCoarseGenerationConfig(**plain(g.coarse_acoustics_config))
         fine_config = BarkFineGenerationConfig(**plain(g.fine_acoustics_config))
         semantic, coarse, fine = by_stage(kwargs)
-        coarse_settings(coarse, coarse_config, TokenConfig())  # before minutes are spent
+        coarse_settings(coarse, coarse_config, TokenConfig())  # raises before the semantic stage runs
         fine_settings(fine, fine_config)
         shared = dict(history_prompt=history_prompt, semantic_generation_config=semantic_config)
         shared |= dict(_noise=noise_of(len(rows), self.device))
@@ -129,9 +128,9 @@ class BarkModel(BarkPreTrainedModel):
         return (sound, [len(row) for row in audio]) if return_output_lengths else sound
 
 
-AutoModel = AutoModelForTextToWaveform = BarkModel  # there is no other model here
+AutoModel = AutoModelForTextToWaveform = BarkModel  # the only one
 
 
 def infer_device() -> str:
-    """The accelerator's name, or "cpu"."""
+    """Return the accelerator's name, or "cpu"."""
     return getattr(accelerator(), "type", "cpu")

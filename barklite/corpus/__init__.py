@@ -1,6 +1,6 @@
-"""Many texts: `speak` makes a directory of WAVs from a JSONL file; `Synthesizer` speaks the rows of Ray Data.
+"""Corpora: `speak` turns a JSONL file into a directory of WAVs; `Synthesizer` speaks rows of Ray Data.
 
-May import the door and all below it; nothing below knows this room.
+May import the door and all below it; nothing below imports this room.
 """
 
 from .jsonl import Shard, Summary, file_name, row_seed, speak

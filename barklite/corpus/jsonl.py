@@ -1,7 +1,7 @@
-"""A directory of WAVs from a JSONL file.
+"""Turns a JSONL file into a directory of WAVs.
 
-A row is done when its line is in the results. The line is written after the sound, which appears whole: a
-process may be killed at any moment, and the next one goes on from there.
+A row is done when its line is in the results, which is written after its WAV. So a process may be killed at
+any time, and the next one continues.
 """
 
 import fcntl
@@ -27,21 +27,22 @@ if TYPE_CHECKING:
 
 KEYS = ("id", "text", "voice", "seed")  # of an input line
 FIELDS = (*KEYS, "line", "file", "duration", "finish_reason", "timings", "error")  # of a line of results
-MAX_LINE = 2**20  # bytes; a longer line is no row
-MAX_RESULT = 8 * MAX_LINE  # bytes; a longer line is no result: what was given is escaped there
-PATIENCE = 10  # seconds to wait for another process that puts the same results in order
+MAX_LINE = 2**20  # bytes of an input line; a longer one is an error
+MAX_RESULT = 8 * MAX_LINE  # bytes of a line of results, where the input is escaped
+PATIENCE = 10  # seconds to wait for another process that locks the same results
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SOUND = re.compile(_SAFE.pattern + r"\.wav")
-_TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{12}", re.IGNORECASE)  # devices, hashes
+# Windows devices, and names that end like the hashed ones of `file_name`.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part i of n of a corpus, i from 1: the rows whose id's hash leaves i - 1 when divided by n.
+    """Part i of n of a corpus, i from 1: the rows whose hash of the id is i - 1 modulo n.
 
-    By id and not by line number, so that a row stays in its part when others are inserted, and rows that
-    must not get the same file meet in one part.
+    The id decides, not the line number, so that inserting rows moves no others, and rows whose file names
+    could collide are in the same part.
     """
 
     i: int = 1
@@ -49,7 +50,7 @@ class Shard:
 
     @classmethod
     def parse(cls, given: str) -> "Shard":
-        """Of "i/n"; ValueError for anything else."""
+        """Parse "i/n". ValueError for anything else."""
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", given)
         i, n = map(int, match.groups()) if match else (0, 0)
         if not 1 <= i <= n:
@@ -63,19 +64,19 @@ class Shard:
 
     @property
     def results(self) -> str:
-        """The name of the file with its results."""
+        """Name of the shard's results file."""
         return "results.jsonl" if self.n == 1 else f"results-{self.i}-of-{self.n}.jsonl"
 
     @classmethod
     def of_results(cls, name: str) -> "Shard | None":
-        """Whose results a file of that name holds."""
+        """Return the shard of a results file, or None if `name` is not one."""
         match = re.fullmatch(r"results(?:-([0-9]{1,6})-of-([0-9]{1,6}))?\.jsonl", name)
         return match and cls(*(int(number or 1) for number in match.groups()))
 
 
 @dataclass
 class Summary:
-    """What `speak` did, in rows; `seconds` of sound. `cut` rows reached the length limit."""
+    """Numbers of rows in a run of `speak`, and seconds of audio. `cut` rows reached the length limit."""
 
     spoken: int = 0
     skipped: int = 0
@@ -97,20 +98,20 @@ def speak(
     force: bool = False,
     progress: bool | None = False,
 ) -> Summary:
-    """Speak the rows of a JSONL file into a directory: a WAV and a line in `results.jsonl` a row.
+    """Speak the rows of a JSONL file into a directory: a WAV and a line in `results.jsonl` for each row.
 
-    generate_many: `Bark.generate_many`, or what calls it; only called if there is something to speak.
-    source: an object a line, {"id", "text", "voice", "seed"}; all but the text may be missing or null. An id
-        is a string or a whole number, the line's number where it is missing. Read as rows are needed.
-    outdir: rows whose lines are there already are skipped, those with an error tried again. A line has
-        FIELDS: "file" is the WAV's name, `{id}.wav` wherever that is a name for every file system.
-    seed: rows without one are drawn with `derived_seed(seed, id)`. voice: of rows without one.
-    shard: the part of the rows to speak. Each part has its own results and may run at the same time.
-    float32: WAVs of 32-bit floats, not 16-bit PCM. force: forget the results of these rows and begin anew.
+    generate_many: `Bark.generate_many` or a wrapper; it is not called if all rows are done.
+    source: one object per line, {"id", "text", "voice", "seed"}; all but the text may be missing or null. An
+        id is a string or a whole number, by default the line number. Lines are read lazily.
+    outdir: finished rows in its results are skipped, failed ones are tried again. A line of results has
+        FIELDS; "file" is the WAV's name, `{id}.wav` if that is valid on every file system.
+    seed: rows without a seed use `derived_seed(seed, id)`. voice: for rows without one.
+    shard: the part of the rows to speak. Each part has its own results file, so parts can run in parallel.
+    float32: write 32-bit float WAVs, not 16-bit PCM. force: delete the results of these rows and start over.
     progress: a bar on stderr; None: only on a terminal.
 
-    A row that cannot be read or spoken has its "error", in words, and the rest go on. OSError or ValueError,
-    before anything is spoken, for a source or a directory that cannot be used.
+    A row that cannot be read or spoken gets an "error", and the others continue. OSError or ValueError,
+    before anything is spoken, for an unusable source or directory.
     """
     from tqdm import tqdm
 
@@ -144,22 +145,22 @@ def speak(
 
 def _check_places(source: Path, outdir: Path, force: bool) -> None:
     if outdir.suffix.lower() == ".wav":
-        raise ValueError(f"a corpus becomes a directory of WAV files, not {outdir}: name a directory")
+        raise ValueError(f"a corpus becomes a directory of WAV files, not {outdir}: give a directory")
     if outdir.exists() and not outdir.is_dir():
-        raise NotADirectoryError(f"{outdir} is a file: name a directory for the WAV files")
+        raise NotADirectoryError(f"{outdir} is a file: give a directory for the WAV files")
     names = os.listdir(outdir) if outdir.is_dir() else []
     held = [name for name in names if Shard.of_results(name)]
     if any(os.path.samefile(source, outdir / name) for name in held):
-        raise ValueError(f"{source} holds results, which cannot be spoken: give the file with the texts")
+        raise ValueError(f"{source} is a results file: give the file with the texts")
     if not force and not held and any(name.lower().endswith(".wav") for name in names):
         raise FileExistsError(
-            f"{outdir} has WAV files that are no corpus's: name another directory, or give force (-f) to "
-            "replace those that have the name of a row"
+            f"{outdir} has WAV files but no results: give another directory, or force (-f) to replace WAV "
+            "files that have the name of a row"
         )
 
 
 def _count(lines: BinaryIO, shard: Shard) -> int | None:
-    """About how many rows there are; None for a pipe, which can be read only once."""
+    """Estimate the number of rows in a shard; None for a pipe, which can be read only once."""
     if not stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
         return None
     total = sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(2**20), b""))
@@ -171,10 +172,10 @@ def _count(lines: BinaryIO, shard: Shard) -> int | None:
 
 
 def _records(lines: BinaryIO) -> Iterator[dict]:
-    """A record with FIELDS of each line that is not blank; with an "error" if it is no row."""
+    """Yield a record with FIELDS for each line that is not blank, with an "error" if it is malformed."""
     for number in itertools.count(1):
         data = line = lines.readline(MAX_LINE)
-        while line and not line.endswith(b"\n"):  # the rest of a line that is too long is not kept
+        while line and not line.endswith(b"\n"):  # skip the rest of a line that is too long
             line = lines.readline(MAX_LINE)
         if not data:
             return
@@ -189,7 +190,7 @@ def _records(lines: BinaryIO) -> Iterator[dict]:
 
 
 def _fill(record: dict, data: bytes) -> None:
-    """Put what a line asks for into its record; ValueError for the first thing that is wrong."""
+    """Parse a line into its record. ValueError for the first error."""
     if len(data) == MAX_LINE and not data.endswith(b"\n"):
         raise ValueError(f"longer than {MAX_LINE:,} bytes")
     try:
@@ -199,8 +200,8 @@ def _fill(record: dict, data: bytes) -> None:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
-        raise ValueError("not a row: too many brackets") from None
-    except ValueError:  # a number that Python does not take for its length
+        raise ValueError("not a row: it is nested too deeply") from None
+    except ValueError:  # Python's limit for the digits of an integer
         raise ValueError("not a row: a number has thousands of digits") from None
     if not isinstance(given, dict):
         raise ValueError('not an object such as {"id": "a", "text": "Hello."}')
@@ -219,7 +220,7 @@ def _fill(record: dict, data: bytes) -> None:
 def _pending(
     records: Iterator[dict], results: "_Results", seed: int, voice: str | None, summary: Summary, bar: Any
 ) -> Iterator[dict]:
-    """The records of this shard that are still to be spoken. Those with an error go to the results."""
+    """Yield the records of this shard that are not done. Write those with an error to the results."""
     seen, folded = _Names(), _Names()
     for record in records:
         key = _key(record)
@@ -230,17 +231,17 @@ def _pending(
             again, twin = not seen.add(key), not folded.add(key.lower())
             record["file"] = file_name(key, twin)
         if again and not record["error"]:
-            record["error"] = f"line {record['line']}: the id {record['id']!r} stands on an earlier line too"
+            record["error"] = f"line {record['line']}: the id {record['id']!r} is also on an earlier line"
         elif record["id"] is not None and key in results.done:
             summary.skipped += 1
             if not bar.disable:
-                bar.initial += 1  # it took no time, and does not count for the rate
+                bar.initial += 1  # does not count for the rate
             bar.update()
             continue
         if not record["error"]:
             try:
                 record["seed"] = row_seed(seed, record["id"], record["seed"])
-            except ValueError as error:  # which quotes a seed of any length
+            except ValueError as error:  # it may quote a very long seed
                 record["error"] = f"line {record['line']}: {error!s:.200}"
         if record["error"]:
             results.add(record | {"file": None})
@@ -272,36 +273,39 @@ def _finish(
 
 
 def check_id(id: str | int) -> str | int:
-    """ValueError unless it is a string that is not empty, or a whole number."""
+    """Return `id`. ValueError unless it is a non-empty string or a whole number."""
     if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
         raise ValueError(f"id must be a string or a whole number, not {id!r:.40}")
     return id
 
 
 def row_seed(seed: int, id: str | int | None, given: int | None) -> int:
-    """A row's own seed, else the one of its id: the same in every batch, shard and trial. ValueError."""
+    """Return a row's `given` seed, or one derived from its id, which is the same in every run.
+
+    ValueError if it has neither, or a bad one.
+    """
     from ..decode.sampling import check_seed, derived_seed
 
     if given is not None:
         return check_seed(given)
     if id is None:
-        raise ValueError("the row has neither an id nor a seed: its sound could not be made again")
+        raise ValueError("the row has neither an id nor a seed: its audio would not be reproducible")
     return derived_seed(seed, check_id(id))
 
 
 def file_name(key: str, twin: bool = False) -> str:
-    """The WAV of an id: its name if that means one and the same file everywhere, else with a hash.
+    """Return the WAV's name for an id: `{key}.wav` if it is valid on every file system, else with a hash.
 
-    twin: an earlier id is the same but for the case of its letters, which some file systems do not see.
+    twin: an earlier id differs only in upper and lower case, which some file systems ignore.
     """
-    if _SAFE.fullmatch(key) and not _TAKEN.fullmatch(key) and not twin:
+    if _SAFE.fullmatch(key) and not _RESERVED.fullmatch(key) and not twin:
         return f"{key}.wav"
     slug = re.sub(r"[^a-z0-9]+", "-", key.lower())[:40].strip("-")
     return f"{slug or 'row'}-{_sha256(key).hex()[:12]}.wav"
 
 
 def _key(record: dict) -> str:
-    """What names a row: 7 and "7" are one id. A line without an id is its number."""
+    """Return a row's id, or its line number, as a string: 7 and "7" are the same id."""
     return str(record["line"] if record["id"] is None else record["id"])
 
 
@@ -314,7 +318,7 @@ def _digest(key: str) -> int:
 
 
 class _Names:
-    """A set of names that takes 8 bytes for each. (Of ten million, two are mistaken once in 400,000 runs.)"""
+    """A set of names as 8-byte hashes. (Ten million names collide in one of 400,000 runs.)"""
 
     def __init__(self) -> None:
         self.sorted, self.recent = np.empty(0, np.uint64), set()
@@ -325,7 +329,7 @@ class _Names:
         return digest in self.recent or bool(i < len(self.sorted) and self.sorted[i] == digest)
 
     def add(self, name: str) -> bool:
-        """Whether it is new."""
+        """Add a name. Return whether it is new."""
         if name in self:
             return False
         self.recent.add(_digest(name))
@@ -339,10 +343,10 @@ class _Names:
 
 
 class _Results:
-    """A shard's results in a directory: `done` names the rows with a sound, `add` puts in one more.
+    """A shard's results file, locked while it is open. `done` has the ids of finished rows.
 
-    The results file is locked while it is open. What a killed process left half written goes when it opens:
-    its own unfinished sound and line, and those of other splits of the corpus, none of which may be running.
+    Opening it removes partial WAVs and lines of killed processes, and results of runs that split the corpus
+    into another number of shards, none of which may be running.
     """
 
     def __init__(self, outdir: Path, shard: Shard, force: bool):
@@ -353,9 +357,9 @@ class _Results:
             self.file = self._pruned(outdir / shard.results, self.file)
             for path in sorted(outdir.iterdir()):
                 other = Shard.of_results(path.name)
-                if other and other.n != shard.n:  # those of this n have none of our rows
+                if other and other.n != shard.n:  # shards with the same n have none of our rows
                     file = _locked(path)
-                    with self._pruned(path, file):  # still ours
+                    with self._pruned(path, file):  # stays locked
                         if path.stat().st_size == 0:
                             path.unlink()
         except BaseException:
@@ -369,12 +373,12 @@ class _Results:
         self.file.close()
 
     def add(self, record: dict, sound: bytes | None = None) -> None:
-        """Write a row's WAV if it has one, then its line. OSError if the disk is full, or the like."""
+        """Write a row's WAV, if any, then its line. OSError, for example if the disk is full."""
         path = self.outdir / self.shard.results
         if sound is not None:
             place = self.outdir / record["file"]
             if place.is_symlink() or (place.exists() and not place.is_file()):
-                place.unlink()  # a link or a pipe would be written through
+                place.unlink()  # otherwise the WAV would go to the link's target or into the pipe
             atomic.write_bytes(place, sound)
         try:
             self.file.write(_line(record))
@@ -383,7 +387,7 @@ class _Results:
             raise type(error)(error.errno, error.strerror, str(path)) from None
 
     def _pruned(self, path: Path, file: BinaryIO) -> BinaryIO:
-        """Results without the lines that must go: the locked `file`, or the one that took its place."""
+        """Remove lines that `_stays` rejects. Return the locked `file` or the locked one that replaced it."""
         shorter, descriptor = atomic.unfinished_file(self.outdir)
         new, dropped = os.fdopen(descriptor, "ab"), 0  # locked
         try:
@@ -408,7 +412,9 @@ class _Results:
             shorter.unlink(missing_ok=True)
 
     def _stays(self, line: bytes) -> bool:
-        """Whether a line of results is whole and another shard's, or that of a row that is done."""
+        """Whether a line of results is complete, and of a finished row or of another shard. With `force` it
+        deletes the WAVs of this shard's rows.
+        """
         try:
             record = json.loads(line)
             key, name, error = _key(record), record["file"], record["error"]
@@ -418,47 +424,47 @@ class _Results:
             return False
         if not self.shard.has(key):
             return True
-        if error or not (isinstance(name, str) and _SOUND.fullmatch(name)):  # not one of our names
+        if error or not (isinstance(name, str) and _SOUND.fullmatch(name)):  # not a name of `file_name`
             return False
         if self.force:
-            (self.outdir / name).unlink(missing_ok=True)  # before its line goes, or nobody would know it
+            (self.outdir / name).unlink(missing_ok=True)  # before its line, which is the only record of it
         return (self.outdir / name).is_file() and self.done.add(key)
 
 
 def _locked(path: Path) -> BinaryIO:
-    """A file opened for appending and, where the file system has locks, ours until it is closed.
+    """Open a file for appending and lock it, if the file system has locks, until it is closed.
 
-    ValueError if another process keeps it, or if it is a pipe or the like.
+    ValueError if another process has the lock, or if it is not a regular file.
     """
-    patient = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         if (
             path.exists() and not path.is_file() and not path.is_dir()
-        ):  # to open a pipe would wait for its reader
+        ):  # opening a pipe would block until it has a reader
             raise ValueError(f"{path} is not a file: remove it")
         file = open(path, "ab")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            if time.monotonic() > patient:
-                raise ValueError(f"{path} is being written by another barklite: let it end first") from None
+            if time.monotonic() > deadline:
+                raise ValueError(f"{path} is being written by another barklite: wait for it") from None
             time.sleep(0.1)
             continue
-        except OSError:  # no locks here
+        except OSError:  # no locks on this file system
             pass
         try:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         except FileNotFoundError:
             pass
-        file.close()  # it was replaced while we waited for it
+        file.close()  # replaced while this process waited: open the new one
 
 
 def _line(record: dict) -> bytes:
     try:
         return f"{json.dumps(record, ensure_ascii=False)}\n".encode()
-    except UnicodeEncodeError:  # a lone surrogate, which the error speaks of
+    except UnicodeEncodeError:  # a lone surrogate: escape it
         return f"{json.dumps(record)}\n".encode()
 
 

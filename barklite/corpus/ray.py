@@ -1,4 +1,4 @@
-"""Batches of rows for Ray Data: columns in, columns out."""
+"""Speaks batches of rows for Ray Data."""
 
 import os
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Synthesizer:
-    """Speaks batches of rows, for `ray.data.Dataset.map_batches`. It loads the model at its first batch.
+    """A callable class for `ray.data.Dataset.map_batches`. It loads the model at its first batch.
 
-    model: as in `Bark.from_pretrained`. seed: rows without one are drawn with `derived_seed(seed, id)`, so
-    that other batches and a second trial give the same sound. voice: of rows without one. config: as in
-    `Bark.generate_many`. options: those of `LoadOptions`, and batch_size and retries of `RunOptions`.
+    model: as in `Bark.from_pretrained`. seed: rows without a seed use `derived_seed(seed, id)`, so that they
+    sound the same in every run. voice: for rows without one. config: as in `Bark.generate_many`. options:
+    fields of `LoadOptions`, and batch_size and retries of `RunOptions`.
     """
 
     def __init__(
@@ -32,23 +32,22 @@ class Synthesizer:
     ):
         self.model, self.seed, self.voice = model, seed, voice
         run = {name: options.pop(name) for name in ("batch_size", "retries") if name in options}
-        RunOptions(**run), LoadOptions.of(options)  # a mistake shows here, not in a worker
+        RunOptions(**run), LoadOptions.of(options)  # raises for bad options here, not in a worker
         self.options, self.settings = options, {"config": config, **run}
         self._bark: Bark | None = None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_bark": None}  # the model stays where it is
+        return self.__dict__ | {"_bark": None}  # workers load the model themselves
 
     def __call__(self, batch):
-        """Columns to the same columns and those that were made, a row each, in order.
+        """Speak a batch and return it with new columns, in the same order.
 
-        batch: a dict of arrays or a pyarrow Table, with "text" and perhaps "id", "voice" and "seed", where
-            None, NaN, NA and masked entries are not given. A row needs an id or a seed.
+        batch: a dict of arrays or a pyarrow Table, with "text" and optionally "id", "voice" and "seed"; None,
+            NaN, NA and masked entries count as missing. A row needs an id or a seed.
 
-        Gives what it was given, and "audio" (a pyarrow array of float32 a row, in Parquet a list),
-        "sample_rate", "duration" (seconds), "finish_reason", "seed" (the one used, or -1) and "error": what
-        was wrong with the row, in words, and "" otherwise. None of them is null. With an error the audio is
-        empty.
+        The new columns are "audio" (a pyarrow array of float32 for each row, in Parquet a list),
+        "sample_rate", "duration" (seconds), "finish_reason", "seed" (the one used, or -1) and "error" (a
+        message, or ""). None of them is null. A row with an error has empty audio.
         """
         import pyarrow as pa
 
@@ -63,7 +62,7 @@ class Synthesizer:
         made = self._speak(n, given)
         columns = {
             "audio": pa.array([row["audio"] for row in made], pa.list_(pa.float32())),
-            "sample_rate": pa.array([self._bark.config.codec.sample_rate] * n, pa.int32()),
+            "sample_rate": pa.array([self._bark.sample_rate] * n, pa.int32()),
             "duration": pa.array([row["duration"] for row in made], pa.float64()),
             "finish_reason": pa.array([row["finish_reason"] for row in made], pa.string()),
             "seed": pa.array([row["seed"] for row in made], pa.int64()),
@@ -74,12 +73,12 @@ class Synthesizer:
             for name, column in columns.items():
                 kept = kept.append_column(name, column)
             return kept
-        # Ray would store arrays of numpy's as tensors, whose type depends on whether their lengths differ.
+        # Ray would store NumPy arrays as tensors, whose type depends on whether their lengths differ.
         audio = [sound.values for sound in columns.pop("audio")]
         return {**batch, "audio": audio} | {key: column.to_numpy(False) for key, column in columns.items()}
 
     def _speak(self, n: int, given: dict[str, list]) -> list[dict]:
-        """What was made of each row, or its error."""
+        """Return the new columns' values for each row."""
         from ..bark import Bark, Request
         from ..decode.sampling import check_seed
 
@@ -116,7 +115,7 @@ class Synthesizer:
 
 
 def _entries(column: Any) -> list:
-    """A column's entries as Python's own; None for what is missing."""
+    """Return a column's entries as Python objects, None for missing ones."""
     return [_entry(value) for value in (column.to_pylist() if hasattr(column, "to_pylist") else column)]
 
 
@@ -124,15 +123,15 @@ def _entry(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
         return None
-    if isinstance(value, float):  # what whole numbers become in a column where one is missing
+    if isinstance(value, float):  # integer columns with missing entries become floats
         return None if value != value else int(value) if value.is_integer() else value
     return value
 
 
 def spoken_ids(directory: str | os.PathLike) -> set:
-    """The ids that Parquet files in a directory hold without an error: what a second start can leave out.
+    """Return the ids of rows without an error in a directory's Parquet files, which a second run can skip.
 
-    A file that was cut short is passed over; an empty set if there is no such directory.
+    Skips truncated files. Empty if there is no such directory.
     """
     import pyarrow.dataset as parquet
 

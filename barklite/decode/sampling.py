@@ -115,15 +115,16 @@ class TokenSampler:
         """Logits of the eligible ids (B, V) and noise (B, noise_width) -> ids, int64 (B,); whether each ends
         its row, bool (B,); and the probability of the last eligible id, float32 (B,).
 
-        past: each row's earlier ids, for `sampling.filter`. `min_eos_p` is compared with this probability.
-        Suno takes it from the filtered distribution; transformers, and greedy decoding, from the model's own
-        softmax. It is NaN if the logits are not finite.
+        past: each row's earlier ids, for `sampling.filter`. The probability is that of the filtered
+        distribution by Suno's rules, else that of the model's own softmax, also in greedy decoding; NaN if
+        the logits are not finite. `min_eos_p` is compared with it, but in greedy decoding by Suno's rules
+        with 1 if the last id is the most probable one, else 0.
         """
         if self.sampling.filter is not None:
             seen = [
                 torch.tensor([i - self.start for i in ids if self.start <= i < self.stop]) for ids in past
             ]
-            logits = self.sampling.filter(logits.float(), [ids.long().to(logits.device) for ids in seen])
+            logits = self._filtered(logits.float(), [ids.long().to(logits.device) for ids in seen])
         p = probabilities(logits, self.sampling, self.rules)
         if noise is not None and self.noise_width > self.stop - self.start:
             noise = noise[:, self.vocab]
@@ -138,6 +139,16 @@ class TokenSampler:
             elif self.min_eos_p is not None:
                 ended = ended | (last_p > self.min_eos_p)
         return self.start + index, ended, last_p
+
+    def _filtered(self, logits: Tensor, past: list[Tensor]) -> Tensor:
+        """The logits as the user's filter returns them. ValueError for what no id can be drawn from."""
+        filtered = self.sampling.filter(logits, past)
+        if not isinstance(filtered, Tensor) or filtered.shape != logits.shape:
+            shape = tuple(filtered.shape) if isinstance(filtered, Tensor) else type(filtered).__name__
+            raise ValueError(f"the filter must return logits of shape {tuple(logits.shape)}, not {shape}")
+        if bool((filtered == -torch.inf).all(-1).any()):
+            raise ValueError("the filter left a row no id: at least one logit must stay above -inf")
+        return filtered
 
 
 def semantic_sampler(vocab_size: int, config: GenerationConfig, tokens: TokenConfig) -> TokenSampler:

@@ -103,14 +103,16 @@ class Codec(nn.Module):
             z = z + F.embedding(codes[:, k], self.codebooks[k])
         return rearrange(z, "B T C -> B C T")
 
-    def encode(self, audio: Tensor, n_codebooks: int = 8) -> Tensor:
+    def encode(self, audio: Tensor, n_codebooks: int | None = None) -> Tensor:
         """Audio (B, samples) at 24 kHz -> codes (B, n_codebooks, ceil(samples / 320)), by residual
         quantisation.
 
-        Eight codebooks are 6 kbps. ValueError without the encoder or with too many codebooks.
+        None takes 8 codebooks, which are 6 kbps, or all if there are fewer. ValueError without the encoder or
+        with too many codebooks.
         """
         if self.encoder is None:
             raise ValueError("the codec has no encoder: load it with from_pretrained(..., encoder=True)")
+        n_codebooks = min(8, self.config.n_codebooks) if n_codebooks is None else n_codebooks
         if not 1 <= n_codebooks <= self.config.n_codebooks:
             raise ValueError(f"n_codebooks is {n_codebooks}; this codec has 1 to {self.config.n_codebooks}")
         if audio.shape[-1] == 0:

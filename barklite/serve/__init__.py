@@ -1,6 +1,7 @@
-"""An HTTP server in the shape of OpenAI's speech endpoint: `create_app` makes it, `barklite serve` runs it.
+"""An HTTP server that follows OpenAI's speech endpoint. `create_app` makes the application, `barklite serve`
+runs it.
 
-A room above the door: nothing else imports it. It needs the extra `barklite[serve]`.
+May import the door and all below it; nothing below imports this room. It needs the extra `barklite[serve]`.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A request for speech, from its body to the last byte of its answer."""
+"""POST /v1/audio/speech: checks a request, submits it to the worker and streams the response."""
 
 import asyncio
 import base64
@@ -30,16 +30,16 @@ OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-1
 
 
 class VoiceId(BaseModel):
-    """A voice as an object, which OpenAI's API allows too."""
+    """A voice as an object, another form that OpenAI's API allows."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     id: str
 
 
 class SpeechRequest(BaseModel):
-    """The body of POST /v1/audio/speech, OpenAI's; `seed` and `report` are barklite's own.
+    """The body of POST /v1/audio/speech as in OpenAI's API, with barklite's own `seed` and `report`.
 
-    report: keep the clips for GET /reports/ID, which the header x-report names.
+    report: keep the clips for GET /reports/ID, a path that the header x-report gives.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -54,15 +54,15 @@ class SpeechRequest(BaseModel):
     report: bool = False
 
 
-class Gone(Exception):
-    """The client left."""
+class ClientLeft(Exception):
+    """The client closed the connection."""
 
 
 class Server:
-    """What an application keeps: its worker, voices, metrics and clips to be looked at."""
+    """The state of an application: worker, voices, metrics and clips kept for reports."""
 
     def __init__(self, bark: Bark, settings: Settings):
-        self.settings, self.rate = settings, bark.config.codec.sample_rate
+        self.settings, self.rate = settings, bark.sample_rate
         self.worker = Worker(
             partial(Decoder, bark, settings.config, settings.batch_size), settings.max_requests
         )
@@ -73,7 +73,7 @@ class Server:
         self.silence = np.zeros(round(settings.pause * self.rate), np.float32)
 
     async def speak(self, body: SpeechRequest, request: Request) -> Response:
-        """Answer a request: with the first sentence done, and the rest to come; or Refused."""
+        """Start a request and return a streaming response once its first sentence is done. Raises Refused."""
         start = time.monotonic()
         speech, clips, ids = await self._speech(body)
         try:
@@ -102,25 +102,23 @@ class Server:
                 self.reports.popitem(last=False)
         encoder = Encoder(body.response_format, self.rate)
         if body.stream_format == "sse":
-            return _Sound(answer, answer.events(first, encoder, ids), headers, "text/event-stream")
-        return _Sound(answer, answer.audio(first, encoder), headers, MEDIA_TYPES[body.response_format])
+            return _Stream(answer, answer.events(first, encoder, ids), headers, "text/event-stream")
+        return _Stream(answer, answer.audio(first, encoder), headers, MEDIA_TYPES[body.response_format])
 
     async def _speech(self, body: SpeechRequest) -> tuple[Speech, asyncio.Queue, int]:
-        """A request, checked; where its clips will come; and how many tokens its text has."""
+        """Check a request: (Speech to submit, queue that receives its clips, number of text tokens)."""
         most = self.settings.max_characters
         if body.model not in (None, self.settings.name, *OPENAI_MODELS):
             message = f"there is no model {body.model!r:.80} here, only {self.settings.name!r}"
             raise Refused(404, message, "model_not_found", "model")
         if len(body.input) > most:
-            message = f"the input has {len(body.input)} characters, and {most} are allowed: send it in parts"
+            message = f"the input has {len(body.input)} characters, but at most {most} are allowed"
             raise Refused(400, message, "string_above_max_length", "input")
         if body.speed != 1:
-            message = "Bark cannot change its speed: leave `speed` out, or give 1.0"
+            message = "Bark cannot change the speed: leave `speed` out or set it to 1.0"
             raise Refused(400, message, "unsupported_value", "speed")
         if body.instructions:
-            message = (
-                "Bark takes no instructions: leave them out, and write cues such as [laughs] in the text"
-            )
+            message = "Bark takes no instructions: leave them out and write cues such as [laughs] in the text"
             raise Refused(400, message, "unsupported_value", "instructions")
         name = body.voice.id if isinstance(body.voice, VoiceId) else body.voice
         try:
@@ -135,7 +133,7 @@ class Server:
         loop, clips = asyncio.get_running_loop(), asyncio.Queue()
 
         def deliver(result: Clip | Exception) -> None:
-            with suppress(RuntimeError):  # the loop has ended
+            with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(clips.put_nowait, result)
 
         seed = new_seed() if body.seed is None else body.seed
@@ -144,16 +142,16 @@ class Server:
 
 
 class _Answer:
-    """One request that is being spoken, for one client."""
+    """The clips of one running request, and their encoding for the client."""
 
     def __init__(self, server: Server, speech: Speech, clips: asyncio.Queue, request: Request, start: float):
         self.server, self.speech, self.clips, self.start = server, speech, clips, start
-        self.kept: list[Clip] | None = None  # for a report
+        self.kept: list[Clip] | None = None  # clips for a report
         self.tokens, self.whole = 0, False
-        self._watch = asyncio.create_task(self._until_gone(request))
+        self._watch = asyncio.create_task(self._watch_client(request))
 
     async def next(self) -> Clip:
-        """The next clip; the error that ended the request is raised."""
+        """Wait for the next clip. Raises the error that ended the request."""
         result = await self.clips.get()
         if isinstance(result, Exception):
             raise result
@@ -161,11 +159,12 @@ class _Answer:
         return result
 
     def end(self) -> None:
-        """Nothing more is asked: what has not been spoken need not be."""
+        """Cancel the rest of the request."""
         self._watch.cancel()
         self.server.worker.cancel(self.speech)
 
     async def audio(self, clip: Clip, encoder: Encoder) -> AsyncIterator[bytes]:
+        """Yield encoded audio, beginning with `clip`, with a pause between sentences."""
         for left in reversed(range(len(self.speech.sentences))):
             self.tokens += len(clip.semantic)
             if self.kept is not None:
@@ -179,22 +178,23 @@ class _Answer:
         self.server.metrics.whole.observe(time.monotonic() - self.start)
 
     async def events(self, clip: Clip, encoder: Encoder, ids: int) -> AsyncIterator[bytes]:
-        """The same as server-sent events. Tokens are the text's and the semantic model's."""
+        """Yield `audio` as server-sent events. The usage counts text tokens and semantic tokens."""
         async for data in self.audio(clip, encoder):
             yield _event("delta", audio=base64.b64encode(data).decode())
         usage = dict(input_tokens=ids, output_tokens=self.tokens, total_tokens=ids + self.tokens)
         yield _event("done", usage=usage)
 
-    async def _until_gone(self, request: Request) -> None:
+    async def _watch_client(self, request: Request) -> None:
+        """Wait until the client disconnects, and end the request if it is not complete."""
         while (await request.receive())["type"] != "http.disconnect":
             pass
         if not self.whole:
             self.server.metrics.gone.inc()
-            self.clips.put_nowait(Gone())
+            self.clips.put_nowait(ClientLeft())
 
 
-class _Sound(StreamingResponse):
-    """An answer on its way to a client. If it fails, or the client does not read, the connection is cut."""
+class _Stream(StreamingResponse):
+    """A streaming response. Closes the connection if it fails or the client stops reading."""
 
     def __init__(
         self, answer: _Answer, content: AsyncIterator[bytes], headers: dict[str, str], media_type: str
@@ -214,7 +214,7 @@ class _Sound(StreamingResponse):
         async def patient(message: dict) -> None:
             await asyncio.wait_for(send(message), patience)
 
-        with suppress(Exception):  # the headers are sent: an end that is missing is all that can be told
+        with suppress(Exception):  # the headers are sent, so a truncated body is the only sign of an error
             await super().stream_response(patient)
 
 
@@ -223,9 +223,9 @@ def _event(kind: str, **entries) -> bytes:
 
 
 def _failed(error: Exception) -> Refused:
-    """The answer to an error before the first sound."""
+    """Convert an error before the first clip to an HTTP error."""
     if isinstance(error, Closed):
         return Refused(503, str(error), "shutting_down", retry_after="5")
-    if isinstance(error, Gone):
-        return Refused(499, "the client left")  # is not sent
+    if isinstance(error, ClientLeft):
+        return Refused(499, "the client left")  # only logged: nobody receives it
     return Refused(500, f"the text could not be spoken: {error}", "generation_failed")

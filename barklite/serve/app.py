@@ -26,9 +26,9 @@ REPORT_POLICY = (
 
 
 def create_app(bark: Bark, settings: Settings | None = None) -> FastAPI:
-    """The ASGI application that serves a Bark. It speaks from its start to its shutdown.
+    """Make the ASGI application that serves a Bark. Its worker thread runs from startup to shutdown.
 
-    ValueError for settings that the model cannot have, and for a Bark with `offload`.
+    ValueError for settings that the model does not support, and for a Bark with `offload`.
     """
     settings = settings or Settings()
     server = Server(bark, settings)
@@ -70,7 +70,7 @@ def create_app(bark: Bark, settings: Settings | None = None) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> JSONResponse:
-        return Refused(500, "an error in the server: its log has more", "internal_error").response()
+        return Refused(500, "internal error: see the server's log", "internal_error").response()
 
     @app.post("/v1/audio/speech")
     async def speech(body: SpeechRequest, request: Request) -> Response:
@@ -116,7 +116,7 @@ def create_app(bark: Bark, settings: Settings | None = None) -> FastAPI:
     async def report(name: str, number: int) -> Response:
         clips = server.reports.get(name, [])
         if not 0 <= number < len(clips):
-            raise Refused(404, "this report is not kept any more", "report_not_found")
+            raise Refused(404, "this report is no longer kept", "report_not_found")
         page = await asyncio.to_thread(clips[number].report)
         return HTMLResponse(page.html, headers={"content-security-policy": REPORT_POLICY})
 
@@ -127,7 +127,7 @@ def create_app(bark: Bark, settings: Settings | None = None) -> FastAPI:
     @app.get("/ready")
     async def ready() -> dict:
         if not server.worker.alive:
-            raise Refused(503, "the server takes no requests", "not_ready")
+            raise Refused(503, "the server accepts no requests", "not_ready")
         return {"status": "ready"}
 
     @app.get("/metrics")
@@ -146,7 +146,7 @@ def _model(name: str) -> dict:
 
 
 def _page() -> tuple[str, str]:
-    """The page, and the policy that lets its own script and style run, and nothing else."""
+    """Return the page, and a content security policy that allows only its own script and style."""
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     allowed = []
     for tag in ("script", "style"):

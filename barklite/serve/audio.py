@@ -1,4 +1,4 @@
-"""Sound in the formats of the endpoint, piece by piece."""
+"""Encodes audio piece by piece in the endpoint's formats."""
 
 import io
 
@@ -21,10 +21,10 @@ CODED = {
 
 
 class Encoder:
-    """Audio in, bytes out.
+    """Encodes audio as it comes.
 
-    A WAV's header tells its length only if all audio came at once. FLAC, of which many readers take no other,
-    is held back until the end.
+    A WAV header has the length only if all audio comes in one piece. FLAC is returned at the end, because
+    many readers need its length in the header.
     """
 
     def __init__(self, format: str, sample_rate: int):
@@ -36,7 +36,7 @@ class Encoder:
             self._coder = soundfile.SoundFile(self._file, "w", sample_rate, channels=1, **CODED[format])
 
     def add(self, audio: np.ndarray, last: bool = False) -> bytes:
-        """The bytes that follow for audio (samples,), float32. last: it is the end."""
+        """Encode audio (samples,), float32, and return the new bytes. last: this is the end."""
         if self.format == "pcm":
             return pcm16(audio).astype("<i2").tobytes()
         if self.format == "wav":
@@ -53,7 +53,7 @@ class Encoder:
     def _wav(self, audio: np.ndarray, last: bool) -> bytes:
         whole = wav(audio, self.rate)
         head = len(whole) - 2 * len(audio)
-        if not self._sent and not last:  # as long as can be: readers stop at the end of the stream
+        if not self._sent and not last:  # declare the maximal length: readers stop at the end of the stream
             whole = whole[:4] + b"\xff" * 4 + whole[8 : head - 4] + b"\xff" * 4 + whole[head:]
         data = whole[head if self._sent else 0 :]
         self._sent += len(data)

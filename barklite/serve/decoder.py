@@ -1,4 +1,4 @@
-"""Requests that join and leave a running batch: the pipeline of `Bark.generate_many`, a step at a time."""
+"""Continuous batching: requests join and leave a running batch between steps."""
 
 from collections.abc import Hashable
 
@@ -9,19 +9,18 @@ from ..decode.pipeline import RequestState
 
 
 class Decoder:
-    """Sentences that are spoken together, a step at a time.
+    """The pipeline of `Bark.generate_many`, one step at a time.
 
-    A clip does not depend on what else is decoded: it is the one that `Bark.generate` makes of the request.
+    A clip does not depend on other requests: it equals that of `Bark.generate`.
     """
 
     def __init__(self, bark: Bark, config: GenerationConfig | None = None, batch_size: int | None = None):
-        """config: of all requests; None takes the checkpoint's. batch_size: as in `Bark.generate_many`.
+        """config: of all requests; None uses the checkpoint's. batch_size: as in `Bark.generate_many`.
 
-        ValueError for bad settings, and for a Bark with `offload`: a step of each model follows a step of
-        another here.
+        ValueError for bad settings, and for a Bark with `offload`, because every step runs all models.
         """
         if bark.offload:
-            raise ValueError("offload moves a model at a time to the device, and a server needs all of them")
+            raise ValueError("a server cannot use offload: it needs all models on the device")
         self.bark, self.config = bark, bark.settings(config)
         self.size = bark.batch_size(batch_size, self.config)
         self._states: dict[Hashable, RequestState] = {}
@@ -32,11 +31,11 @@ class Decoder:
 
     @property
     def room(self) -> bool:
-        """Whether a request that is submitted now begins at the next step."""
+        """Whether a request submitted now would begin at the next step."""
         return self._pipeline.room
 
     def submit(self, key: Hashable, request: Request) -> None:
-        """Begin a request; what is wrong with it comes out of `step`."""
+        """Submit a request. `step` returns its error if it is invalid."""
         try:
             state = self.bark.state(key, request, self.config)
         except (ValueError, OSError) as error:
@@ -45,12 +44,12 @@ class Decoder:
         self._pipeline.submit(state)
 
     def cancel(self, key: Hashable) -> None:
-        """Forget a request and free its slot. Nothing happens if it is done or unknown."""
+        """Drop a request and free its slot. Does nothing if it is done or unknown."""
         if key in self._states:
             self._pipeline.cancel(self._states.pop(key))
 
     def step(self) -> list[tuple[Hashable, Clip | Exception]]:
-        """One step of the pipeline: what is done."""
+        """Run one step of the pipeline. Return (key, Clip or error) of each request that is done."""
         done = self._pipeline.step()
         for state in done:
             del self._states[state.index]
@@ -59,5 +58,5 @@ class Decoder:
         ]
 
     def close(self) -> None:
-        """Give the slots' memory back."""
+        """Free the memory of the slots."""
         self._pipeline.__exit__()

@@ -1,4 +1,4 @@
-"""What a server allows, and what it refuses before a request is read."""
+"""Settings of a server, and the checks before a request is parsed: API key, size and time limits."""
 
 import asyncio
 import secrets
@@ -10,21 +10,22 @@ from starlette.exceptions import HTTPException
 
 from ..config import GenerationConfig
 
-OPEN_PATHS = ("/", "/health", "/ready")  # need no key; nor do reports, whose addresses cannot be guessed
+OPEN_PATHS = ("/", "/health", "/ready")  # need no key; neither do reports, whose URLs cannot be guessed
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server allows.
+    """Settings and limits of a server.
 
     name: of the model, in /v1/models. config: of all requests (None: the checkpoint's). batch_size: sentences
-    decoded together, as in `Bark.generate_many`. pause: seconds of silence between sentences.
+    in a batch, as in `Bark.generate_many`. pause: seconds of silence between sentences.
 
-    max_requests: running and waiting; the next gets 429. max_characters: of an input. max_body: bytes.
-    max_voices: uploaded ones. patience: seconds a client may take to send its body, or to read what was sent.
-    reports: requests whose clips are kept to be looked at.
+    max_requests: running and waiting; more get status 429. max_characters: of an input. max_body: bytes of a
+    request body. max_voices: uploaded voices. patience: seconds to wait for a client that stalls while it
+    sends or reads. reports: number of last requests whose clips are kept for reports.
 
-    api_key: None asks for none. cors: origins of other sites' pages that may call. hosts: what `Host` may be.
+    api_key: required from clients, unless None. cors: allowed origins of browser pages. hosts: allowed
+    values of the Host header.
     """
 
     name: str = "barklite"
@@ -43,12 +44,12 @@ class Settings:
 
 
 class Refused(HTTPException):
-    """An error as OpenAI's API reports it."""
+    """An HTTP error in the format of OpenAI's API."""
 
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None, **headers
     ):
-        """headers: with _ for -."""
+        """headers: names with _ instead of -."""
         super().__init__(status, message, {name.replace("_", "-"): text for name, text in headers.items()})
         self.code, self.param = code, param
 
@@ -60,7 +61,7 @@ class Refused(HTTPException):
 
 
 class Gate:
-    """An ASGI application in front of another: asks for the key, and limits a body's size and time."""
+    """ASGI middleware that checks the API key and limits the size and duration of request bodies."""
 
     def __init__(self, app, settings: Settings):
         self.app, self.settings = app, settings
@@ -80,7 +81,7 @@ class Gate:
 
         async def limited() -> dict:
             nonlocal size, more
-            if not more:  # after the body only the client's leaving can come
+            if not more:  # after the body only a disconnect can follow
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), self.settings.patience)

@@ -1,4 +1,4 @@
-"""One thread that owns the model and speaks the sentences of all requests in one batch."""
+"""The thread that owns the model and decodes the sentences of all requests in one batch."""
 
 import logging
 import math
@@ -17,26 +17,26 @@ from .decoder import Decoder
 
 @dataclass(eq=False)
 class Speech:
-    """One request: sentences, spoken as `Bark.stream` speaks them.
+    """One request: sentences to speak as in `Bark.stream`.
 
-    deliver: called on the worker's thread with each Clip, in order, or with the error that ends the request.
+    deliver: called in the worker's thread with each Clip, in order, or with the error that ends the request.
     """
 
     sentences: list[str]
     voice: Voice | None
     seed: int
     deliver: Callable[[Clip | Exception], None]
-    begun: int = 0  # sentences given to the decoder
+    begun: int = 0  # sentences submitted to the decoder
     running: set[int] = field(default_factory=set)
-    held: dict[int, Clip] = field(default_factory=dict)  # done before the sentences in front of them
+    held: dict[int, Clip] = field(default_factory=dict)  # done, but waiting for earlier sentences
     delivered: int = 0
-    taken: int = 0  # clips that the reader has had
+    taken: int = 0  # delivered clips that the client has taken
 
     def can_begin(self, ahead: int) -> bool:
-        """Whether its next sentence may be spoken.
+        """Whether its next sentence may start.
 
-        The first goes alone, to be heard soon; without a voice the others wait for a clip that gives one. Of
-        clips that nobody has taken yet there are at most `ahead`.
+        The first runs alone, for a short delay. Without a voice, the others wait for a clip that provides
+        one. At most `ahead` sentences are begun but not taken.
         """
         if self.begun == len(self.sentences) or self.begun - self.taken >= ahead:
             return False
@@ -44,7 +44,7 @@ class Speech:
 
 
 class Busy(Exception):
-    """There are as many requests as the server takes; `seconds`: when it is worth trying again."""
+    """The server has its maximum of requests. seconds: when to try again."""
 
     def __init__(self, seconds: int):
         super().__init__(f"the server is busy; try again in {seconds} s")
@@ -52,22 +52,22 @@ class Busy(Exception):
 
 
 class Closed(Exception):
-    """The server shuts down."""
+    """The server is shutting down."""
 
 
 class Worker:
-    """Speaks what is submitted, from any thread, until it is closed."""
+    """Decodes submitted requests in a thread of its own. All methods may be called from any thread."""
 
     def __init__(self, new_decoder: Callable[[], Decoder], max_requests: int):
-        """new_decoder: called now, and again after an error that was not of one request."""
+        """new_decoder: called now, and again after an error that concerns the whole batch."""
         self._new_decoder, self.max_requests = new_decoder, max_requests
         self.decoder = new_decoder()
-        self.finished = lambda clip: None  # told of each clip
+        self.finished = lambda clip: None  # called with each clip
         self._changed = threading.Condition()
-        self._speeches: list[Speech] = []  # a line: who had a turn goes to its end
-        self._gone: list[Speech] = []  # cancelled, and perhaps still in the decoder
+        self._speeches: list[Speech] = []  # round-robin queue
+        self._cancelled: list[Speech] = []  # may still be in the decoder
         self._closing = False
-        self._pace, self._clock = 1.0, time.monotonic()  # seconds from clip to clip; when the last was done
+        self._pace, self._clock = 1.0, time.monotonic()  # mean seconds between clips; time of the last one
         self._thread = threading.Thread(target=self._run, name="barklite decoder", daemon=True)
 
     def start(self) -> None:
@@ -75,41 +75,41 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return self._thread.is_alive() and not self._closing
 
     def counts(self) -> tuple[int, int, int]:
-        """Requests; sentences in the decoder; sentences that have not begun."""
+        """Return the numbers of requests, of sentences in the decoder, and of sentences not begun."""
         with self._changed:
             waiting = sum(len(speech.sentences) - speech.begun for speech in self._speeches)
             return len(self._speeches), len(self.decoder), waiting
 
     def submit(self, speech: Speech) -> None:
-        """Take a request. Busy or Closed if it is not taken."""
+        """Accept a request, or raise Busy or Closed."""
         with self._changed:
             if not self.alive:
-                raise Closed("the server shuts down")
+                raise Closed("the server is shutting down")
             if len(self._speeches) >= self.max_requests:
                 left = sum(len(one.sentences) - one.delivered for one in self._speeches)
-                wait = math.ceil(self._pace * left / len(self._speeches))  # until one of them is done
+                wait = math.ceil(self._pace * left / len(self._speeches))  # until a request is done
                 raise Busy(min(max(wait, 1), 60))
             self._speeches.append(speech)
             self._changed.notify()
 
     def cancel(self, speech: Speech) -> None:
-        """Nobody listens any more; the slots of its sentences are free from the next step on."""
+        """Drop a request. Its slots are free from the next step on."""
         with self._changed:
             self._forget(speech)
             self._changed.notify()
 
     def took(self, speech: Speech) -> None:
-        """The reader of a request has had its next clip."""
+        """Note that the client has taken the next clip."""
         with self._changed:
             speech.taken += 1
             self._changed.notify()
 
     def close(self) -> None:
-        """End: requests that are not done get Closed."""
+        """Stop the thread. Unfinished requests receive Closed."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -119,16 +119,16 @@ class Worker:
     def _forget(self, speech: Speech) -> None:
         if speech in self._speeches:
             self._speeches.remove(speech)
-            self._gone.append(speech)
+            self._cancelled.append(speech)
 
     def _run(self) -> None:
         try:
             while self._wait():
                 try:
                     done = self.decoder.step()
-                except Exception as error:  # of the whole batch, such as a device out of memory
+                except Exception as error:  # concerns the whole batch, such as a device out of memory
                     logging.getLogger(__name__).exception("a step of the decoder failed")
-                    self._begin_anew(error)
+                    self._restart(error)
                     continue
                 with self._changed:
                     for (speech, i), result in done:
@@ -140,29 +140,29 @@ class Worker:
         finally:
             self._closing = True
             with self._changed:
-                self._end_all(Closed("the server shuts down"))
+                self._end_all(Closed("the server is shutting down"))
             self.decoder.close()
 
     def _wait(self) -> bool:
-        """Until there is something to decode: the decoder has it then. False if the worker is closed."""
+        """Wait for work and submit sentences to free slots. False if the worker is closed."""
         with self._changed:
-            self._drop_gone()
+            self._drop_cancelled()
             while not self._closing and not len(self.decoder) and self._next() is None:
                 self._changed.wait()
-                self._drop_gone()
+                self._drop_cancelled()
                 self._clock = time.monotonic()
             while self.decoder.room and (speech := self._next()) is not None:
                 self._begin(speech)
             return not self._closing
 
-    def _drop_gone(self) -> None:
-        for speech in self._gone:
+    def _drop_cancelled(self) -> None:
+        for speech in self._cancelled:
             for i in speech.running:
                 self.decoder.cancel((speech, i))
-        self._gone.clear()
+        self._cancelled.clear()
 
     def _next(self) -> Speech | None:
-        """Whose turn it is: the first in the line of those with the fewest sentences in the decoder."""
+        """Return the next request: of those with the fewest running sentences, the first in the queue."""
         ready = (speech for speech in self._speeches if speech.can_begin(self.decoder.size))
         return min(ready, key=lambda speech: len(speech.running), default=None)
 
@@ -193,8 +193,8 @@ class Worker:
         if speech.delivered == len(speech.sentences):
             self._speeches.remove(speech)
 
-    def _begin_anew(self, error: Exception) -> None:
-        """After an error in the batch nothing in the decoder can be trusted: take a new one."""
+    def _restart(self, error: Exception) -> None:
+        """End all requests with an error of the batch, and replace the decoder."""
         with self._changed:
             self._end_all(error)
         self.decoder.close()
@@ -204,4 +204,4 @@ class Worker:
         for speech in self._speeches:
             speech.deliver(error)
         self._speeches.clear()
-        self._gone.clear()
+        self._cancelled.clear()

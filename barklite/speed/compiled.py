@@ -83,13 +83,13 @@ class BlockStep(nn.Module):
 
     def __init__(self, block: nn.Module):
         super().__init__()
-        self.n_head, self.eps = block.attn.n_head, block.ln_1.eps
-        self.products = [row_product(linear) for linear in linears(block)]
+        self.n_head, self.eps = block.attn.n_head, (block.ln_1.eps, block.ln_2.eps)
+        self.products = tuple(row_product(linear) for linear in linears(block))
         self.counts = [len(tensors(linear)) for linear in linears(block)]
 
     def settings(self) -> tuple:
         """Constants baked into the compiled code; part of the cache key."""
-        return self.n_head, self.eps, [product.__qualname__ for product in self.products]
+        return self.n_head, self.eps, tuple(product.__qualname__ for product in self.products)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, ln_1: Tensor, ln_2: Tensor, *weights: Tensor):
         """x (D,) and keys and values (H, S, d), whose last position is still to be written -> (D,)."""
@@ -98,12 +98,12 @@ class BlockStep(nn.Module):
             partial(product, *islice(weights, n))
             for product, n in zip(self.products, self.counts, strict=True)
         )
-        q, k, v = attn(normalized(x, ln_1, self.eps)).view(3, self.n_head, -1)
+        q, k, v = attn(normalized(x, ln_1, self.eps[0])).view(3, self.n_head, -1)
         keys[:, -1], values[:, -1] = k.to(keys.dtype), v.to(values.dtype)
         scores = (q[:, None] * q.shape[-1] ** -0.5 * keys.float()).sum(-1)  # (H, S)
         y = (materialized(scores).softmax(-1)[..., None] * values.float()).sum(1)  # (H, d)
         x = materialized(x + proj(materialized(y.flatten())))
-        return x + down(materialized(F.gelu(fc(normalized(x, ln_2, self.eps)))))
+        return x + down(materialized(F.gelu(fc(normalized(x, ln_2, self.eps[1])))))
 
 
 class HeadStep(nn.Module):
@@ -139,16 +139,15 @@ class CompiledCPUEngine(Engine):
         self._steps: dict[GPT, tuple[Callable, Callable, torch.dtype]] = {}
         self._kinds: dict[GPT, tuple] = {}
         self._forward: dict[KVCache, Callable] = {}  # of the caches in use
-        for model in models:
+        for model in filter(self.supports, models):
             self._prepare(model)
 
     def supports(self, model: nn.Module) -> bool:
-        """Whether all modules are barklite's own: the compiled code reads their weights, so an adapter, a
-        subclass or a replaced method would be lost.
+        """Whether all modules are barklite's own and unchanged: the compiled code reads their weights and
+        nothing else of them.
         """
-        known = quantize.PLAIN_MODULES | quantize.SMALL_MODULES
         return not isinstance(model, GPT) or all(
-            type(module) in known and not {"forward", "attend"} & vars(module).keys()
+            quantize.is_unchanged(module) and getattr(module, "bias", None) is None
             for module in model.modules()
         )
 
@@ -157,11 +156,11 @@ class CompiledCPUEngine(Engine):
         code reads memory as it was when it was compiled.
         """
         layers = [tuple((t.shape, t.stride(), t.dtype) for t in block_tensors(b)) for b in model.h]
-        kinds = [tuple(type(linear) for linear in linears(b)) for b in model.h]
+        kinds = [BlockStep(block).settings() for block in model.h]
         if len({*zip(layers, kinds, strict=True)}) != 1:
             raise ValueError("compile=True needs layers of the same sizes and dtypes, and these differ")
         head = tuple((t.stride(), t.dtype) for t in tensors(model.lm_head))
-        kind = layers[0], kinds[0], head, type(model.lm_head)
+        kind = layers[0], kinds[0], head, HeadStep(model).settings()
         if self._kinds.get(model) != kind:
             dtype = cache_dtype(model)
             self._steps[model] = self._block(model, dtype), self._head(model), dtype
@@ -189,7 +188,8 @@ class CompiledCPUEngine(Engine):
         weights = [[t.detach() for t in block_tensors(block)] for block in model.h]
         norm = model.ln_f.weight.detach()
         keys, values = cache.keys.unbind(1), cache.values.unbind(1)  # a row each, (L, H, S, d)
-        layers = [list(zip(*row, weights, strict=True)) for row in zip(keys, values, strict=True)]
+        rows = zip(keys, values, strict=True)
+        layers = [list(zip(*row, weights, strict=False)) for row in rows]  # a model may have lost layers
 
         def forward(ids: Tensor, cache: KVCache, last: bool, vocab: slice) -> tuple[Tensor, None]:
             head, logits = [t.detach() for t in tensors(model.lm_head, vocab)], []

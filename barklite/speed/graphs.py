@@ -23,8 +23,8 @@ from ..decode.sampling import TokenSampler
 from ..messages import first_line
 from ..models.codec import Codec
 from ..models.fine import FineGPT
-from ..models.gpt import GPT, Attention, Block, KVCache
-from .quantize import Attention16
+from ..models.gpt import GPT, Block, KVCache
+from .quantize import is_unchanged
 
 # --- attention of one query a row ---------------------------------------------------------------------------
 # q (B, H, 1, d); k, v (B, H, S, d); mask, bool (B, 1, 1, S), True for the keys that are seen; positions (B,),
@@ -220,12 +220,10 @@ class StepEngine(Engine):
 
     def supports(self, model: nn.Module) -> bool:
         """Whether the modules whose forward a step replaces are barklite's own; those within may be any."""
-        replaced = [model]
-        if isinstance(model, GPT):
-            replaced += [part for block in model.h for part in (block, block.attn)]
-        own = {GPT, FineGPT, Codec, Block, Attention, Attention16}
-        methods = {"forward", "attend", "embed", "decode"}
-        return all(type(module) in own and not methods & vars(module).keys() for module in replaced)
+        if not isinstance(model, (GPT, FineGPT)):
+            return type(model) is Codec and not {"forward", "decode", "embed"} & vars(model).keys()
+        blocks = model.h if isinstance(model, GPT) else ()
+        return all(map(is_unchanged, (model, *blocks, *(block.attn for block in blocks))))
 
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
         """A pooled cache with at least `rows` rows, or a new one of the model's block size."""

@@ -69,8 +69,9 @@ def is_quantized(model: nn.Module) -> bool:
 def _swap(module: nn.Module, quantize: str | None, on_cpu: bool, fine: bool) -> None:
     for name, child in module.named_children():
         new = None
-        if type(child) not in PLAIN_MODULES:
+        if type(child) not in PLAIN_MODULES or not is_unchanged(child):
             kind = f"{name!r} is a {type(child).__name__}"
+            kind += " that was changed" if type(child) in PLAIN_MODULES else ""
             raise ValueError(f"{kind}, which would be lost: quantize first, and then add adapters or layers")
         if isinstance(child, Head):
             new = Head8(child.weight) if quantize else Head16(child.weight)
@@ -90,6 +91,23 @@ def _swap(module: nn.Module, quantize: str | None, on_cpu: bool, fine: bool) -> 
             _swap(child, quantize, on_cpu, fine)
         if new is not None:
             setattr(module, name, new.train(child.training))
+
+
+def is_unchanged(module: nn.Module) -> bool:
+    """Whether a module computes what its class did when barklite was imported. If not (a subclass, a replaced
+    method of the module or its class, a bias), code that only reads its weights would lose the change.
+    """
+    kind = type(module)
+    return (
+        kind in METHODS
+        and METHODS[kind] == _methods(kind)
+        and not {"forward", "attend"} & vars(module).keys()
+        and (kind is nn.LayerNorm or getattr(module, "bias", None) is None)
+    )
+
+
+def _methods(kind: type) -> tuple:
+    return kind.forward, getattr(kind, "attend", None)
 
 
 def _linear(child: nn.Linear, quantize: str | None, fine: bool) -> nn.Module:
@@ -370,3 +388,4 @@ class Linear4(nn.Module):
 # The modules of a token model as it is built, and those that `shrink` may put into it.
 PLAIN_MODULES = {nn.ModuleList, nn.Linear, nn.LayerNorm, GPT, FineGPT, Block, Attention, MLP, Embedding, Head}
 SMALL_MODULES = {Norm16, Attention16, Embedding16, Embedding8, Linear16, Linear8, Linear4, Head16, Head8}
+METHODS = {kind: _methods(kind) for kind in PLAIN_MODULES | SMALL_MODULES}

@@ -1,4 +1,4 @@
-"""Files and the Hub: checkpoints in every layout, voices' files, compiled code, and how they are written.
+"""Files and the Hub: checkpoints in every layout, voice files, compiled code, atomic writing.
 
-May import config, models, text, validation and weights_convert; nothing here knows Bark, Voice or Clip.
+May import config, models, text, validation and weights_convert, but not Bark, Voice or Clip.
 """

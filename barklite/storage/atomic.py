@@ -1,7 +1,7 @@
-"""Files appear whole: each is written beside its place, flushed to the disk and renamed, or else removed.
+"""Atomic writing: each file is written under a temporary name, flushed to disk and renamed, or removed.
 
-What is unfinished has a random hidden name and is locked by the process that fills it. What nobody locks was
-left by a process that died: the next one that writes into the same directory removes it.
+Unfinished files have random hidden names and are locked by the process that writes them. One without a lock
+was left by a process that died; the next process that writes into the same directory removes it.
 """
 
 import contextlib
@@ -19,31 +19,30 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # no locks here: nothing is swept, and nobody waits
+except ImportError:  # Windows has no such locks: `sweep` removes nothing and `lock` does not wait
     fcntl = None
 
-NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)  # of a file that must not be there
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)  # the file must not exist
 OLD = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Put `data` at `path`, as `writing` does."""
+    """Write `data` to `path` atomically. Errors as in `writing`."""
     with writing(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write and seek in, which becomes `path` when the block ends well, and else vanishes.
+    """Yield a file to write and seek in. It becomes `path` when the block ends; an exception deletes it.
 
-    A reader sees the old file or the whole new one, never a part, whenever the process or the power goes. A
-    device or pipe (`/dev/stdout`) is written to at the end, not replaced; a symbolic link stays and its
-    target changes. Raises OSError naming `path` (no such directory, no permission, disk full) and then leaves
-    no trace.
+    Readers see the old file or the complete new one, even after a crash or power cut. A device or pipe
+    (`/dev/stdout`) is not replaced but written to at the end; for a symbolic link the target is replaced.
+    OSError naming `path` (no such directory, no permission, disk full) leaves no file behind.
     """
-    with _naming(path):
+    with _errors_name(path):
         if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "wb") as device, io.BytesIO() as file:  # of a directory IsADirectoryError
+            with open(path, "wb") as device, io.BytesIO() as file:  # IsADirectoryError for a directory
                 yield file
                 device.write(file.getbuffer())
             return
@@ -53,11 +52,11 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def placing(path: str | os.PathLike) -> Iterator[Path]:
-    """Where to put a file that becomes `path`, as in `writing`, for what opens files by name.
+    """Like `writing`, but yield the path of the file to create, for libraries that open files by name.
 
-    It is alone in a directory, which is locked: a writer may have temporary files of its own beside it.
+    The file gets a locked directory of its own, where the library may put temporary files.
     """
-    with _naming(path):
+    with _errors_name(path):
         target = Path(os.path.realpath(path))
         scratch, descriptor = _unfinished(target.parent, _make_directory)
         unfinished = scratch / "file"
@@ -65,7 +64,7 @@ def placing(path: str | os.PathLike) -> Iterator[Path]:
             yield unfinished
             if target.exists():
                 os.chmod(unfinished, target.stat().st_mode & 0o777)
-            sync(unfinished)  # or a power cut could leave the name without the content
+            sync(unfinished)  # otherwise a power cut could leave an empty file under the final name
             os.replace(unfinished, target)
             sync(target.parent)
         finally:
@@ -75,18 +74,18 @@ def placing(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def directory(path: str | os.PathLike, replaces: bool = False) -> Iterator[Path]:
-    """A fresh directory to fill, that becomes `path` when the block ends well and vanishes when it does not.
+    """Yield a new directory to fill. It becomes `path` when the block ends; an exception deletes it.
 
-    An empty `path` is replaced, a full one only if `replaces`: else FileExistsError, also for one that was
-    filled in the meantime. At every moment either the old directory or the new one is there; on a file system
-    that cannot exchange two names in one step, `recover` brings back the old one.
+    An empty `path` is replaced. One with files is replaced only if `replaces` is set, else FileExistsError,
+    also if it got files during the block. The old or the new directory exists at any time; on a file system
+    without atomic exchange, `recover` restores the old one after a crash.
     """
-    with _naming(path):
+    with _errors_name(path):
         path = Path(os.path.realpath(path))
         recover(path)
         full = path.exists() and (not path.is_dir() or any(path.iterdir()))
         if full and not (replaces and path.is_dir()):
-            raise _exists(path)
+            raise _not_empty(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished, descriptor = _unfinished(path.parent, _make_directory)
         try:
@@ -98,18 +97,18 @@ def directory(path: str | os.PathLike, replaces: bool = False) -> Iterator[Path]
                 _swap(unfinished, path)
             else:
                 try:
-                    os.replace(unfinished, path)  # onto nothing, or onto an empty directory
+                    os.replace(unfinished, path)  # fails if `path` has files
                 except OSError:
-                    raise _exists(path) from None
+                    raise _not_empty(path) from None
             sync(path.parent)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)  # after a swap it holds what was there before
+            shutil.rmtree(unfinished, ignore_errors=True)  # after a swap this is the old directory
             os.close(descriptor)
 
 
 def recover(path: Path) -> None:
-    """Bring back a directory whose replacement was cut short between two steps."""
-    old = _old(path)
+    """Restore a directory whose replacement was interrupted between two renames."""
+    old = _backup_of(path)
     with contextlib.suppress(OSError):
         if not os.path.lexists(path):
             os.rename(old, path)
@@ -118,30 +117,30 @@ def recover(path: Path) -> None:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Make `new` the directory `path`; what was there is at `new` then, or gone."""
+    """Move directory `new` to `path`. The old directory is afterwards at `new`, or deleted."""
     if not _exchanged(new, path):
-        os.rename(path, _old(path))
+        os.rename(path, _backup_of(path))
         try:
             os.rename(new, path)
-        finally:  # puts the old one back, or removes it
+        finally:
             recover(path)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Whether two names were exchanged, in one step: not every system and file system can."""
+    """Exchange two names atomically. False if the system or file system cannot."""
     libc, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
     if hasattr(libc, "renameat2"):  # Linux: AT_FDCWD and RENAME_EXCHANGE
         return libc.renameat2(-100, names[0], -100, names[1], 2) == 0
     return hasattr(libc, "renamex_np") and libc.renamex_np(*names, 2) == 0  # macOS: RENAME_SWAP
 
 
-def _old(path: Path) -> Path:
+def _backup_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.barklite-old")
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise OSError now if a file could not be made at `path`, before minutes are spent on its content."""
-    with _naming(path):
+    """OSError if no file can be created at `path`. Call it before a long computation of the content."""
+    with _errors_name(path):
         device = os.path.exists(path) and not os.path.isfile(path)  # or a pipe, or a directory
         path = Path(os.path.realpath(path))
     if path.is_dir():
@@ -150,14 +149,14 @@ def check_writable(path: str | os.PathLike) -> None:
         return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the directory {path.parent} does not exist")
-    with _naming(path.parent):
+    with _errors_name(path.parent):
         trial, descriptor = unfinished_file(path.parent)
         os.unlink(trial)
         os.close(descriptor)
 
 
 def unfinished_file(folder: Path) -> tuple[Path, int]:
-    """A new file in a directory, to be renamed or removed, and its descriptor, which locks it."""
+    """Create a temporary file in a directory. Return its path and the descriptor that locks it."""
     return _unfinished(folder, lambda path: os.open(path, NEW, 0o666))
 
 
@@ -168,7 +167,7 @@ def _make_directory(path: Path) -> int:
 
 def _unfinished(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     sweep(os.path.abspath(folder))
-    while True:  # another process may take it for a dead one's before it is locked
+    while True:  # another process may remove it before it is locked
         path = folder / f".{secrets.token_hex(6)}.partial"
         try:
             descriptor = make(path)
@@ -184,7 +183,7 @@ def _unfinished(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
 
 @lru_cache(maxsize=1000)
 def sweep(folder: str) -> None:
-    """Remove what processes that died left unfinished in a directory. It is looked through once a process."""
+    """Remove unfinished files of dead processes from a directory, once in the life of this process."""
     names = []
     with contextlib.suppress(OSError):
         names = os.listdir(folder)
@@ -202,12 +201,12 @@ def sweep(folder: str) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, work: str, shared: bool = False) -> Iterator[None]:
-    """Hold a lock, which others wait for; a dead process holds none. path: a file for it, made and kept.
+    """Hold the lock file `path`, created if missing. The system releases it when the process ends.
 
-    work: what they wait for, in the line on stderr that says so.
+    work: what the lock is for; waiting processes print it on stderr.
     """
     descriptor = -1
-    with contextlib.suppress(OSError):  # where nothing can be written, nothing has to be locked
+    with contextlib.suppress(OSError):  # a read-only directory needs no lock
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         if descriptor >= 0 and _locked(descriptor, shared, wait=False) is False:
@@ -220,7 +219,7 @@ def lock(path: Path, work: str, shared: bool = False) -> Iterator[None]:
 
 
 def _locked(descriptor: int, shared: bool = False, wait: bool = True) -> bool | None:
-    """Whether an open file is ours now, until it is closed; None where the file system has no locks."""
+    """Lock an open file until it is closed. False if another process has it, None without lock support."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         return True
@@ -231,10 +230,10 @@ def _locked(descriptor: int, shared: bool = False, wait: bool = True) -> bool | 
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Flush a file, or a directory's names, to the disk; where a directory cannot be, that is all right."""
+    """Flush a file or directory to disk. Ignores systems that cannot flush directories."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # nobody may read it
+    except OSError:  # not readable
         return
     try:
         os.fsync(descriptor)
@@ -246,8 +245,8 @@ def sync(path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: str | os.PathLike) -> Iterator[None]:
-    """An OSError about what is unfinished, or about no file, names `path`."""
+def _errors_name(path: str | os.PathLike) -> Iterator[None]:
+    """Make an OSError name `path` if it names a temporary file or none."""
     try:
         yield
     except OSError as error:
@@ -256,5 +255,5 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
-def _exists(path: Path) -> FileExistsError:
+def _not_empty(path: Path) -> FileExistsError:
     return FileExistsError(f"{path} exists and is not empty: name another directory, or remove it")

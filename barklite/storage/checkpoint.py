@@ -1,6 +1,6 @@
-"""Checkpoints: models built from them, strictly, and barklite's own directory written.
+"""Builds models from checkpoints, strictly, and writes checkpoint directories in barklite's layout.
 
-Files are mapped and models are built on the meta device: loading makes no second copy of the weights.
+Files are memory-mapped and models are built on the meta device, so loading makes no second copy of weights.
 """
 
 import contextlib
@@ -35,18 +35,18 @@ MODELS: dict[str, type[nn.Module]] = {"semantic": GPT, "coarse": GPT, "fine": Fi
 def load_model(
     checkpoint: Checkpoint, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """One of "semantic", "coarse", "fine", "codec", in eval mode. dtype None keeps the file's."""
+    """Load "semantic", "coarse", "fine" or "codec", in eval mode. dtype None keeps the file's."""
     state = checkpoint.state(name)
     check_state(checkpoint, name, state)
-    model = _blueprint(checkpoint.config, name)
+    model = blueprint(checkpoint.config, name)
     state = {key: tensor.to(device, dtype) for key, tensor in state.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
 def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> nn.Module:
-    """One model with random weights, on the CPU: signals keep their size on their way through."""
-    model = _blueprint(config, name)
+    """Build one model with random weights on the CPU, in eval mode; see `initialise`."""
+    model = blueprint(config, name)
     model.to_empty(device="cpu")
     initialise(model, generator)
     return model.eval()
@@ -54,7 +54,7 @@ def random_model(config: BarkConfig, name: str, generator: torch.Generator) -> n
 
 @torch.no_grad()
 def initialise(model: nn.Module, generator: torch.Generator | None = None, std: float | None = None) -> None:
-    """Draw random weights. std: of all matrices; None keeps signals' size, by the number of inputs."""
+    """Draw random weights. std: of all matrices; None is 1 / sqrt(inputs), which preserves variance."""
     for key, parameter in model.named_parameters():
         if key == "codebooks":
             parameter.normal_(generator=generator)
@@ -65,13 +65,13 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None, std: 
 
 
 def check_state(checkpoint: Checkpoint, name: str, state: Mapping[str, Tensor], tick=lambda n: None) -> None:
-    """ValueError naming file and key unless `state` has the model's keys, shapes and finite values."""
-    expected = _blueprint(checkpoint.config, name).state_dict()
+    """ValueError, naming file and key, unless `state` has the model's keys and shapes and finite values."""
+    expected = blueprint(checkpoint.config, name).state_dict()
     check_tensors(checkpoint.origin(name), state, expected, tick)
 
 
-def _blueprint(config: BarkConfig, name: str) -> nn.Module:
-    """A model without memory for its weights. ValueError for sizes that nothing could hold."""
+def blueprint(config: BarkConfig, name: str) -> nn.Module:
+    """Build a model on the meta device. ValueError if its sizes overflow."""
     try:
         with torch.device("meta"):
             return MODELS[name](getattr(config, name))
@@ -80,13 +80,16 @@ def _blueprint(config: BarkConfig, name: str) -> nn.Module:
 
 
 def check_tensors(
-    path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], tick=lambda n: None
+    path: Path | str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], tick=lambda n: None
 ) -> None:
-    """ValueError naming `path` and a key unless `state` has the keys and shapes of `expected`, all finite."""
-    for key in expected.keys() - state.keys():
-        raise ValueError(f"{path}: tensor {key!r} is missing")
-    for key in state.keys() - expected.keys():
-        raise ValueError(f"{path}: tensor {key!r} is not part of this model")
+    """ValueError, naming `path` and a key, unless `state` is finite with the keys and shapes of `expected`.
+
+    tick: called with the number of values of each tensor, for a progress bar.
+    """
+    if missing := [key for key in expected if key not in state]:
+        raise ValueError(f"{path}: tensor {missing[0]!r} is missing")
+    if unknown := [key for key in state if key not in expected]:
+        raise ValueError(f"{path}: tensor {unknown[0]!r} is not part of this model")
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(
@@ -94,7 +97,7 @@ def check_tensors(
             )
         if tensor.dtype not in DTYPES.values():
             raise ValueError(f"{path}: tensor {key!r} is {tensor.dtype}, not one of {', '.join(DTYPES)}")
-        if not all(bool(bound.isfinite()) for bound in tensor.aminmax()):  # one fast pass; NaN comes through
+        if not all(bool(bound.isfinite()) for bound in tensor.aminmax()):  # one fast pass; NaN propagates
             raise ValueError(f"{path}: tensor {key!r} has values that are not finite")
         tick(tensor.numel())
 
@@ -108,12 +111,12 @@ def convert(
     progress: bool | None = False,
     sealed: bool = False,
 ) -> None:
-    """Write the checkpoint in directory `source`, of any format, as barklite's own directory `target`.
+    """Convert the checkpoint in directory `source`, in any layout, to a barklite checkpoint `target`.
 
-    dtype: of the three token models; the codec stays as it is. force: replace a `target` that is a barklite
-    checkpoint. progress: a bar on stderr (None: only on a terminal). sealed: with a manifest, for a cache.
-    `target` appears whole or not at all, and one model at a time is in memory. Raises FileNotFoundError,
-    FileExistsError, another OSError such as that of a full disk, or ValueError.
+    dtype: of the three token models; the codec keeps its own. force: replace a `target` that is a barklite
+    checkpoint. progress: a bar on stderr (None: only on a terminal). sealed: add a manifest, for the cache.
+    The write is atomic, with one model in memory at a time. Raises FileNotFoundError, FileExistsError,
+    another OSError such as that of a full disk, or ValueError.
     """
     from tqdm import tqdm
 
@@ -138,7 +141,7 @@ def convert(
 def write_model(
     directory: Path, name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> None:
-    """`directory/name.safetensors`. dtype int8: matrices in 8 bits, a scale a row; the rest in float16."""
+    """Write `directory/name.safetensors`. int8: matrices in int8 with a scale per row, the rest float16."""
     tensors = {}
     for key, tensor in state.items():
         if dtype == torch.int8 and tensor.ndim == 2:
@@ -150,20 +153,20 @@ def write_model(
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file. OSError if the disk is full, or the like."""
+    """Write a safetensors file. OSError, for example if the disk is full."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         code = re.search(r"(?:code:|os error) (\d+)", str(error))
         number = int(code[1]) if code else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from None
-    path.chmod(path.parent.stat().st_mode & 0o666)  # some versions make files only their owner may read
+    path.chmod(path.parent.stat().st_mode & 0o666)  # some safetensors versions write with mode 600
 
 
 def write_rest(
     directory: Path, config: BarkConfig, tokenizer: Tokenizer, voices: Mapping[str, Mapping[str, np.ndarray]]
 ) -> None:
-    """Everything but the weights. voices: the three arrays of each, by name."""
+    """Write everything but the weights. voices: {name: its three arrays}."""
     write_tokenizer(directory, tokenizer)
     for name, arrays in voices.items():
         path = directory / "voices" / f"{name}.npz"
@@ -173,14 +176,14 @@ def write_rest(
 
 
 def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
-    """Its file, if it has one."""
+    """Write the tokenizer's file, if it has one."""
     if tokenizer.file_name:
         atomic.write_bytes(directory / tokenizer.file_name, tokenizer.content())
 
 
 @contextlib.contextmanager
 def new_directory(path: str | os.PathLike, force: bool) -> Iterator[Path]:
-    """`atomic.directory` for a checkpoint. force: replace a checkpoint that is there, but keep its voices."""
+    """`atomic.directory` for a checkpoint. force: replace an existing checkpoint, but keep its voices."""
     replaces = force and is_replaceable(path)
     with atomic.directory(path, replaces) as directory:
         for file in (Path(path) / "voices").rglob("*") if replaces else ():
@@ -192,7 +195,7 @@ def new_directory(path: str | os.PathLike, force: bool) -> Iterator[Path]:
 
 
 def is_replaceable(path: str | os.PathLike) -> bool:
-    """Whether a directory is a barklite checkpoint and nothing but one."""
+    """Whether a directory is a barklite checkpoint without foreign files."""
     ours = {
         "config.json",
         "voices",
@@ -204,4 +207,4 @@ def is_replaceable(path: str | os.PathLike) -> bool:
 
 
 def _n_parameters(name: str, config: BarkConfig) -> int:
-    return sum(tensor.numel() for tensor in _blueprint(config, name).state_dict().values())
+    return sum(tensor.numel() for tensor in blueprint(config, name).state_dict().values())

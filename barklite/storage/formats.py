@@ -1,6 +1,6 @@
-"""The layouts in which Bark's checkpoints are found: barklite's own, Hugging Face's and Suno's.
+"""Reads Bark checkpoints in three layouts: barklite's, Hugging Face's and Suno's.
 
-Opening one reads its configuration and maps its files: no weights are read, and nothing is executed.
+Opening one reads its configuration and memory-maps its files. No pickle is ever executed.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from .home import BUILT_IN
 from .pickles import read_pickle
 from .voices import ARRAYS
 
-MAX_JSON = 2**26  # bytes; a vocabulary's has 3 million
+MAX_JSON = 2**26  # bytes; a tokenizer.json has 3 million
 MODELS = ("semantic", "coarse", "fine", "codec")
 ENCODEC_FILE = "encodec_24khz-d7cc33bc.th"
 SUNO_FILES = {
@@ -38,10 +38,10 @@ VOCABULARY_HELP = "copy it from bert-base-multilingual-cased or from suno/bark, 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened directory: what it describes, and how to get at its parts, none of which is in memory yet.
+    """An opened checkpoint directory, whose weights are not in memory yet.
 
-    state(name) gives one model's tensors in barklite's names, mapped from `origin(name)`; voice(name) reads
-    one of `voices`: its three arrays, checked.
+    state(name) returns one model's state dict under barklite's keys, mapped from the file `origin(name)`.
+    voice(name) reads and checks the three arrays of one of `voices`.
     """
 
     path: Path
@@ -54,13 +54,13 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoint:
-    """Recognise a directory's format and read its configuration.
+    """Recognise a directory's layout and read its configuration.
 
-    encoder: of a foreign checkpoint's EnCodec take the encoder and all codebooks too. Raises
-    FileNotFoundError or ValueError naming the file that is missing or wrong.
+    encoder: when converting EnCodec from another layout, include the encoder and all codebooks.
+    FileNotFoundError or ValueError names the missing or bad file.
     """
     path = Path(path)
-    with _blaming(path):
+    with _errors_name(path):
         atomic.recover(path)
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is not a directory")
@@ -76,12 +76,12 @@ def open_checkpoint(path: str | os.PathLike, encoder: bool = False) -> Checkpoin
         if any((path / name).is_file() for names in SUNO_FILES.values() for name in names):
             return _open_suno(path, encoder)
     raise FileNotFoundError(
-        f"{path} holds no checkpoint: neither config.json nor Suno's text_2.pt or text.pt"
+        f"{path} holds no checkpoint: it has neither config.json nor Suno's text_2.pt or text.pt"
     )
 
 
 def open_built_in(encoder: bool = False) -> Checkpoint:
-    """The model that comes with barklite. FileNotFoundError where the installation lacks a file of it."""
+    """Open the built-in model. FileNotFoundError if the installation lacks one of its files."""
     try:
         return open_checkpoint(BUILT_IN, encoder)
     except FileNotFoundError as error:
@@ -92,8 +92,8 @@ def open_built_in(encoder: bool = False) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a ValueError that names `path`."""
+def _errors_name(path: Path) -> Iterator[None]:
+    """Turn any error but OSError and MemoryError into a ValueError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -118,29 +118,29 @@ def is_native(path: str | os.PathLike) -> bool:
 
 
 def is_huggingface(path: str | os.PathLike) -> bool:
-    """Whether a directory has a configuration that is not barklite's own: transformers'."""
+    """Whether a directory has a config.json that is not barklite's, so one of transformers."""
     return (Path(path) / "config.json").is_file() and not is_native(path)
 
 
-# --- the three formats --------------------------------------------------------------------------------------
+# --- the three layouts --------------------------------------------------------------------------------------
 
 
 def _open_native(path: Path, encoder: bool) -> Checkpoint:
-    with _blaming(path / "config.json"):
+    with _errors_name(path / "config.json"):
         config = BarkConfig.from_dict(read_json(path / "config.json"))
         if config.tokenizer not in KINDS:
             raise ValueError(f"tokenizer is {config.tokenizer!r:.99}, not one of {', '.join(KINDS)}")
     if encoder and not config.codec.encoder:
         raise ValueError(f"{path} has no encoder of the codec: convert the original again, with --encoder")
     kind = KINDS[config.tokenizer]
-    tokenizer = kind.load(_present(path / kind.file_name)) if kind.file_name else kind.load()
+    tokenizer = kind.load(_existing(path / kind.file_name)) if kind.file_name else kind.load()
     check_vocabulary(tokenizer, config.tokens)
-    files = {name: _present(path / f"{name}.safetensors") for name in MODELS}
+    files = {name: _existing(path / f"{name}.safetensors") for name in MODELS}
     return Checkpoint(
         path,
         config,
         tokenizer,
-        state=lambda name: _expanded(_read_safetensors(files[name]), files[name]),
+        state=lambda name: _dequantized(_read_safetensors(files[name]), files[name]),
         origin=files.__getitem__,
         **_voice_files(path / "voices", config.tokens),
     )
@@ -149,16 +149,16 @@ def _open_native(path: Path, encoder: bool) -> Checkpoint:
 def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
     generation_file = path / "generation_config.json"
     generation = read_json(generation_file) if generation_file.is_file() else {}
-    with _blaming(path / "config.json"):
+    with _errors_name(path / "config.json"):
         config = huggingface.convert_config(read_json(path / "config.json"), generation)
     tokenizer = _wordpiece(path)
     check_vocabulary(tokenizer, config.tokens)
 
     joint, origin = read_huggingface(path)
-    with _blaming(origin):
+    with _errors_name(origin):
         huggingface.check_prefixes(joint)
 
-    @_blaming(origin)
+    @_errors_name(origin)
     def state(name: str) -> dict[str, Tensor]:
         if name == "codec":
             return huggingface.convert_codec(joint, config.codec, config.tokens.n_codebooks, encoder)[1]
@@ -186,12 +186,12 @@ def _open_huggingface(path: Path, encoder: bool) -> Checkpoint:
 
 
 def read_huggingface(path: Path) -> tuple[dict[str, Tensor], Path]:
-    """A Hugging Face directory's state dict, mapped, and the file it is from (or the directory)."""
+    """Return a Hugging Face directory's state dict, mapped, and its file (the directory if sharded)."""
     files, joint = _huggingface_weights(path), {}
     for file in files:
         part = _read_tensors(file)
         if twice := sorted(joint.keys() & part.keys()):
-            raise ValueError(f"{file}: tensor {twice[0]!r} is in another shard too")
+            raise ValueError(f"{file}: tensor {twice[0]!r} is also in another shard")
         joint |= part
     return joint, files[0] if len(files) == 1 else path
 
@@ -209,12 +209,12 @@ def _open_suno(path: Path, encoder: bool) -> Checkpoint:
         )
     files = dict(zip(("semantic", "coarse", "fine"), (path / name for name in SUNO_FILES[size]), strict=True))
     codec_files = sorted(path.glob("encodec_24khz*.th"))
-    files["codec"] = codec_files[0] if codec_files else _present(path / ENCODEC_FILE)
+    files["codec"] = codec_files[0] if codec_files else _existing(path / ENCODEC_FILE)
     tokenizer, tokens = _wordpiece(path), TokenConfig()
     check_vocabulary(tokenizer, tokens)
 
     def read(name: str) -> tuple:
-        with _blaming(files[name]):
+        with _errors_name(files[name]):
             content = read_pickle(files[name])
             if name == "codec":
                 return encodec.convert(_tensors(content), n_codebooks=tokens.n_codebooks, encoder=encoder)
@@ -234,7 +234,7 @@ def _open_suno(path: Path, encoder: bool) -> Checkpoint:
 
 
 def _voice_files(folder: Path, tokens: TokenConfig) -> dict:
-    """What a Checkpoint knows of voices that are `.npz` files in a folder."""
+    """Return the Checkpoint fields for a folder of `.npz` voices."""
     return {
         "voices": voices.names_in(folder),
         "voice": lambda name: voices.checked(
@@ -244,15 +244,15 @@ def _voice_files(folder: Path, tokens: TokenConfig) -> dict:
 
 
 def huggingface_voices(index: Path) -> dict[str, dict[str, str]]:
-    """`speaker_embeddings_path.json` as {voice: {array: path relative to the checkpoint}}."""
-    with _blaming(index):
+    """Read `speaker_embeddings_path.json`: {voice: {array: path relative to the checkpoint}}."""
+    with _errors_name(index):
         return huggingface.voice_paths(read_json(index))
 
 
 def read_huggingface_voice(
     files: Mapping[str, Path], name: str, tokens: TokenConfig
 ) -> dict[str, np.ndarray]:
-    """The arrays of a voice from its three `.npy` files, checked."""
+    """Read and check the arrays of a voice from its three `.npy` files."""
     arrays = {key: voices.read_npy(path) for key, path in files.items()}
     return voices.checked(arrays, tokens, f"voice {name!r}")
 
@@ -260,20 +260,20 @@ def read_huggingface_voice(
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def _present(path: Path) -> Path:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     return path
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from a file; ValueError if it is none."""
+    """Read a JSON object from a file. ValueError if it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_JSON else None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
+    except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{path} is not JSON: {first_line(error)}") from None
     except RecursionError:
-        raise ValueError(f"{path} is not JSON of ours: too many brackets") from None
+        raise ValueError(f"{path} is not valid JSON: it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object")
     return content
@@ -285,12 +285,12 @@ def _wordpiece(path: Path) -> WordPiece:
     file = path / "tokenizer.json"
     if not file.is_file():
         raise FileNotFoundError(f"{path / 'vocab.txt'} is missing: {VOCABULARY_HELP}")
-    with _blaming(file):
+    with _errors_name(file):
         return WordPiece(huggingface.vocabulary(read_json(file)))
 
 
 def _huggingface_weights(path: Path) -> list[Path]:
-    """The file, or the shards, that hold a Hugging Face checkpoint's weights."""
+    """Return the weight file or shards of a Hugging Face checkpoint."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
             return [path / name]
@@ -301,7 +301,7 @@ def _huggingface_weights(path: Path) -> list[Path]:
                 raise ValueError(f"{index} has no weight_map")
             if outside := [shard for shard in shards.values() if Path(shard).name != shard]:
                 raise ValueError(f"{index}: the path {outside[0]!r} leads out of the checkpoint")
-            return [_present(path / shard) for shard in sorted(set(shards.values()))]
+            return [_existing(path / shard) for shard in sorted(set(shards.values()))]
     raise FileNotFoundError(f"{path / 'model.safetensors'} is missing, and so is pytorch_model.bin")
 
 
@@ -310,20 +310,20 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, mapped."""
+    """Return all tensors of a file, memory-mapped."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a dict)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # SafetensorError, or that of a dtype which this PyTorch does not have
+    except Exception as error:  # SafetensorError, or another for a dtype that this PyTorch lacks
         raise ValueError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
 
 
 def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) -> int8 of that shape and float32 scales (out,): the largest of a row becomes 127."""
+    """Quantize (out, in) to int8 and float32 scales (out,): the largest value of a row becomes 127."""
     rounded, scales = torch.empty_like(weight, dtype=torch.int8), []
-    for part, into in zip(weight.detach().split(256), rounded.split(256), strict=True):  # no second copy
+    for part, into in zip(weight.detach().split(256), rounded.split(256), strict=True):  # saves memory
         part = part.float()
         scale = part.abs().amax(-1).clamp(min=1e-30) / 127
         into.copy_((part / scale[:, None]).round())
@@ -331,12 +331,12 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return rounded, torch.cat(scales)
 
 
-def _expanded(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Matrices stored in int8, with a scale a row beside them (`x.scale`), as float32; the rest as it is."""
+def _dequantized(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Dequantize int8 matrices with their scales per row (`x.scale`) to float32; keep other tensors."""
     for key in [key for key, tensor in state.items() if tensor.dtype == torch.int8]:
         scale = state.pop(f"{key}.scale", None)
         if scale is None or scale.shape != state[key].shape[:1]:
-            raise ValueError(f"{path}: tensor {key!r} is int8 and needs {key}.scale, a number a row")
+            raise ValueError(f"{path}: tensor {key!r} is int8 and needs {key}.scale, one number per row")
         state[key] = state[key].float() * scale.float()[:, None]
     return state
 
@@ -344,5 +344,5 @@ def _expanded(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _tensors(content: Mapping) -> dict[str, Tensor]:
     for key, value in content.items():
         if not (isinstance(value, Tensor) and isinstance(key, str)):
-            raise ValueError(f"entry {key!r:.99} is not a tensor as Bark's are")
+            raise ValueError(f"entry {key!r:.99} is not a tensor")
     return dict(content)

@@ -1,4 +1,4 @@
-"""Where barklite keeps files of its own, whom it trusts there, and whether they are as they were written."""
+"""barklite's cache directory: its path, its permissions, and checksums that detect damaged files."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from . import atomic
 
-BUILT_IN = Path(__file__).parents[1] / "assets" / "voice"  # the checkpoint that comes with barklite
+BUILT_IN = Path(__file__).parents[1] / "assets" / "voice"  # checkpoint of the built-in model
 MANIFEST = "manifest.json"  # {file: [bytes, time of its last change, SHA-256]}
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/barklite`, or `~/.cache/barklite`. OSError for a user without a home directory."""
+    """Return `$XDG_CACHE_HOME/barklite` or `~/.cache/barklite`. OSError if the user has no home directory."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):
         return Path(given) / "barklite"
@@ -23,14 +23,14 @@ def cache_directory() -> Path:
 
 
 def private(path: Path) -> Path:
-    """A directory that nobody but this user can read or change, made if need be; its path without links.
+    """Create a directory that only this user can read or change, if it does not exist. Return its real path.
 
-    OSError, which says what to do, if another user could: owner and mode are checked, and of each parent that
-    no other user can put another directory in this one's place.
+    Checks owner and mode, and that no other user could replace the directory or a parent of it. OSError, with
+    advice, if one could.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = path.resolve()
-    if not hasattr(os, "getuid"):  # Windows, where a home directory is its user's
+    if not hasattr(os, "getuid"):  # Windows: home directories are private
         return path
     us = os.getuid()
     for folder in (path, *path.parents):
@@ -38,37 +38,37 @@ def private(path: Path) -> Path:
         mode = status.st_mode
         if folder == path:
             safe = status.st_uid == us and not mode & 0o077
-        else:  # a group of the user's own number has no other members; in a sticky directory names stay
+        else:  # a group with the user's own id has no other members; a sticky directory protects its entries
             others = 0o002 if status.st_gid == us else 0o022
             safe = status.st_uid in (0, us) and (not mode & others or mode & 0o1000)
         if not safe:
             wanted = "700" if folder == path else "go-w"
             raise PermissionError(
-                f"other users could change {folder}: nothing is run from there "
+                f"other users could change {folder}: barklite runs no code from there "
                 f"(chmod {wanted}, chown, or set XDG_CACHE_HOME to a directory of your own)"
             )
     return path
 
 
 def seal(directory: Path) -> None:
-    """Write down what files a directory has, for `damage`."""
+    """Write a manifest of a directory's files, for `damage`."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MANIFEST]
     listed = {path.relative_to(directory).as_posix(): [*_measured(path), _sha256(path)] for path in files}
     atomic.write_bytes(directory / MANIFEST, json.dumps(listed, indent=1).encode())
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with a sealed directory, or None.
+    """Return what is wrong with a sealed directory, or None.
 
-    Every file's size and time are looked at, and its content where only the time is another: then, if all is
-    well, the new times are written down.
+    Compares each file's size and modification time with the manifest. If only times differ it compares the
+    checksums, and updates the manifest if they match.
     """
     try:
         touched = False
         for name, (*measured, sha256) in json.loads((directory / MANIFEST).read_bytes()).items():
             size, time = _measured(directory / name)
             if size != measured[0] or (time != measured[1] and _sha256(directory / name) != sha256):
-                return f"{name} is cut or changed"
+                return f"{name} is truncated or changed"
             touched |= time != measured[1]
     except FileNotFoundError as error:
         return f"{os.path.basename(error.filename)} is missing"

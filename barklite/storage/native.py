@@ -1,6 +1,6 @@
-"""Compiled code, kept on disk for the next process, and only run if this user's barklite made it.
+"""Caches compiled code on disk, in a directory that no other user can write.
 
-A package of PyTorch's AOTInductor lies compressed in a private directory, under a name that has its SHA-256.
+A cached file is a compressed AOTInductor package; its name includes its SHA-256.
 """
 
 import contextlib
@@ -25,22 +25,22 @@ from ..messages import first_line
 from . import atomic
 from .home import cache_directory, private
 
-LIMIT = 10_000_000  # bytes of packages that are kept, those used last
-INDUCTOR_LIMIT = 100_000_000  # bytes from which PyTorch's own cache begins anew
+LIMIT = 10_000_000  # bytes of all packages; the least recently used ones are deleted
+INDUCTOR_LIMIT = 100_000_000  # bytes of PyTorch's own cache; it is cleared if it is larger
 
 
 def compiled(
     module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, code: Iterable[ModuleType]
 ) -> tuple[Callable, float]:
-    """`module` as a compiled function, and the seconds that compiling took: 0 where an earlier process did.
+    """Compile `module`, or load it from the cache. Return the function and the seconds spent on compiling.
 
-    module: `settings()` gives the constants in its code. example, shapes: as `torch.export.export` takes
-    them. code: the Python modules with its source. Of processes that need the same, one compiles and the
-    others wait. ValueError, in words, where this machine cannot.
+    module: its `settings()` are the constants in its code. example, shapes: arguments of
+    `torch.export.export`. code: the Python modules with its source. Processes that need the same package
+    wait for the first to compile it. ValueError if this machine cannot compile.
     """
     key, folder = _key(module, example, code), _packages()
     atomic.sweep(os.path.abspath(folder))
-    for shared in (True, False):  # loading is everybody's at a time
+    for shared in (True, False):  # several processes may load, only one may compile
         with atomic.lock(folder / "lock", "compile", shared):
             if run := _kept(folder, key):
                 return run, 0.0
@@ -59,29 +59,29 @@ def compiled(
 
 
 def _packages() -> Path:
-    """Where compiled packages are kept. ValueError if that place cannot be written, or not be trusted."""
+    """Return the cache directory of compiled packages. ValueError if it is not writable or not private."""
     try:
         return private(cache_directory() / "native")
     except OSError as error:
         raise ValueError(
-            f"compile=True keeps what it makes in a cache, which cannot be used: {first_line(error)} "
-            "(XDG_CACHE_HOME names another place)"
+            f"compile=True needs a cache directory, which cannot be used: {first_line(error)} "
+            "(set XDG_CACHE_HOME to use another)"
         ) from error
 
 
 def _kept(folder: Path, key: str) -> Callable | None:
-    """A package that an earlier process kept, loaded. One that is damaged goes, with a line on stderr."""
+    """Load a cached package, or return None. Delete damaged ones, with a line on stderr."""
     for path in folder.glob(f"{key}-*.aoti"):
         try:
             with open(os.open(path, atomic.OLD), "rb") as file:
                 data = file.read()
             if path.stem != f"{key}-{hashlib.sha256(data).hexdigest()}":
-                raise ValueError("its checksum is another")
+                raise ValueError("its checksum is wrong")
             run = _load(zlib.decompress(data), folder)
-            os.utime(path)  # the time of its last use
+            os.utime(path)  # for the order of last use
             return run
         except (OSError, RuntimeError, ValueError, zlib.error) as error:
-            print(f"barklite: {path} is damaged and compiled anew: {first_line(error)}", file=sys.stderr)
+            print(f"barklite: {path} is damaged and compiled again: {first_line(error)}", file=sys.stderr)
             with contextlib.suppress(OSError):
                 _remove(path)
     return None
@@ -92,23 +92,23 @@ def _remove(path: Path) -> None:
 
 
 def _keep(folder: Path, key: str, package: bytes) -> None:
-    """Put a package where the next process finds it; what was not used for the longest time goes."""
+    """Write a package to the cache and delete the least recently used ones above LIMIT."""
     data, total = zlib.compress(package), 0
     try:
         atomic.write_bytes(folder / f"{key}-{hashlib.sha256(data).hexdigest()}.aoti", data)
         shutil.rmtree(cache_directory() / "compiled", ignore_errors=True)  # barklite 0.1's
         for path in sorted(folder.iterdir(), key=lambda path: -path.lstat().st_mtime_ns):
-            ours = path.suffix == ".aoti"  # or it is what a killed process left
+            ours = path.suffix == ".aoti"  # others were left by killed processes
             total += path.lstat().st_size if ours else 0
             if path.name != "lock" and (not ours or total > LIMIT):
                 _remove(path)
-    except OSError as error:  # a full disk only costs the next process its time
-        print(f"barklite: the compiled step cannot be kept: {first_line(error)}", file=sys.stderr)
+    except OSError as error:  # not fatal: the next process compiles again
+        print(f"barklite: the compiled step cannot be cached: {first_line(error)}", file=sys.stderr)
 
 
 def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, folder: Path) -> bytes:
-    """`module` as a package, compiled in a directory that vanishes. ValueError, in words, if it cannot be."""
-    options = {"cpp.enable_floating_point_contract_flag": "fast"}  # products and sums in one instruction
+    """Compile `module` in a temporary directory and return the package. ValueError if it fails."""
+    options = {"cpp.enable_floating_point_contract_flag": "fast"}  # fused multiply-add
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     try:
         with (
@@ -116,17 +116,17 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, fo
             torch.no_grad(),
             warnings.catch_warnings(),
         ):
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # before the import, which looks there
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # before the import, which reads it
             from torch._inductor import aoti_compile_and_package, config
 
             warnings.simplefilter("ignore")
             if hasattr(config.aot_inductor, "precompile_headers"):
-                options["aot_inductor.precompile_headers"] = False  # it would trust those in the common /tmp
+                options["aot_inductor.precompile_headers"] = False  # they would be in the shared /tmp
             exported = torch.export.export(module, example, dynamic_shapes=shapes)
             path = Path(scratch, "step.pt2")
             aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
             return path.read_bytes()
-    except Exception as error:  # every stage of the compiler has its own classes
+    except Exception as error:  # each stage of the compiler raises its own classes
         raise ValueError(
             "compile=True needs a C++ compiler (g++ or clang++) that works with this PyTorch: "
             + first_line(error)
@@ -138,13 +138,13 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, fo
 
 
 def _load(package: bytes, folder: Path) -> Callable:
-    """A package as a function. RuntimeError if it is damaged."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".pt2") as file:  # the bytes that were checked
+    """Load a package as a function. RuntimeError if it is damaged."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".pt2") as file:
         file.write(package)
         file.flush()
-        try:  # the C++ class itself: no second is spent importing the compiler, and a call costs less
+        try:  # the C++ class: importing the compiler would take a second, and calls are cheaper
             run = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1).run
-        except (AttributeError, TypeError):  # another PyTorch
+        except (AttributeError, TypeError):  # another version of PyTorch
             from torch._inductor import aoti_load_package
 
             return aoti_load_package(file.name)
@@ -152,10 +152,10 @@ def _load(package: bytes, folder: Path) -> Callable:
 
 
 def inductor_cache() -> None:
-    """Give PyTorch's own cache of compiled code, which `torch.compile` fills and trusts, a private place.
+    """Move the cache of `torch.compile`, whose code PyTorch runs unchecked, to a private directory.
 
-    It has one a version of PyTorch, and begins anew above INDUCTOR_LIMIT. Nothing changes where the user has
-    set TORCHINDUCTOR_CACHE_DIR. ValueError as of `compiled`.
+    It has a directory for this version of PyTorch and is cleared above INDUCTOR_LIMIT. Does nothing if the
+    user has set TORCHINDUCTOR_CACHE_DIR. ValueError if the directory cannot be used.
     """
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         return
@@ -170,14 +170,14 @@ def inductor_cache() -> None:
     except OSError as error:
         raise ValueError(f"compile=True cannot use its cache: {first_line(error)}") from error
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-    os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # they would lie elsewhere
+    os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # kept outside the cache
 
 
 def _key(module: nn.Module, example: tuple[Tensor, ...], code: Iterable[ModuleType]) -> str:
-    """A file name for what is compiled: another for other code, PyTorch, processor, shapes and dtypes."""
+    """Return the cache key: a hash of code, PyTorch version, processor, threads, shapes and dtypes."""
     what = [*map(inspect.getsource, code), torch.__version__]
     what += [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
-    what += [f"{torch.get_num_threads()} threads of {os.cpu_count()}"]  # both are compiled in
+    what += [f"{torch.get_num_threads()} threads of {os.cpu_count()}"]  # both are constants in the code
     what += [type(module).__name__, str(module.settings())]
     what += [f"{tuple(t.shape)} {t.stride()} {t.dtype}" for t in example]
     return hashlib.sha256("\0".join(what).encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""Files of `torch.save`, read without unpickling them.
+"""Reads files of `torch.save` without unpickling them.
 
-A pickle is a program. This machine knows the instructions that `torch.save` writes and calls nothing: it
-gives containers, numbers, strings, and tensors over the mapped file whose place was checked first.
+A pickle is a program. This interpreter handles the opcodes that `torch.save` writes and calls no function: it
+builds containers, numbers, strings, and tensors that view the memory-mapped file, with checked bounds.
 """
 
 import io
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..messages import first_line
 
-MAX_PROGRAM = 2**26  # bytes of the pickle, which has no weights in it; Suno's have half a million
+MAX_PROGRAM = 2**26  # bytes of the pickle without the weights; Suno's have half a million
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 DTYPES = {
     f"torch {name}Storage": getattr(torch, dtype)
@@ -32,7 +32,7 @@ DTYPES = {
 REBUILD, PARAMETER, DICT = (
     "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict",
 )  # fmt: skip
-INERT = {  # how Suno's files spell a loss: nothing of it is ever made
+INERT = {  # Suno's files store a loss with these; they become `Inert`
     "_codecs encode", "numpy dtype", "numpy.core.multiarray scalar", "numpy._core.multiarray scalar",
 }  # fmt: skip
 KNOWN = {*DTYPES, *INERT, REBUILD, PARAMETER, DICT}
@@ -47,22 +47,22 @@ CONSTANTS = {
 
 
 class Name(str):
-    """What a pickle calls by name."""
+    """The name of a global that a pickle refers to."""
 
 
 class Inert:
-    """Stands for something that is not needed, and was not made."""
+    """Placeholder for an object that is not needed."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers in the file, mapped."""
+    """A storage in the file, memory-mapped."""
 
     data: torch.UntypedStorage
     dtype: torch.dtype
 
     def tensor(self, offset: int, size: tuple, stride: tuple) -> Tensor:
-        """A part of them; ValueError unless its elements are apart from each other and all inside."""
+        """Return a view. ValueError if its elements overlap or exceed the storage."""
         whole = all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride))
         if not whole or 0 in size or len(size) > 8:
             raise ValueError(f"a tensor of size {reprlib.repr(size)} and stride {reprlib.repr(stride)}")
@@ -77,22 +77,22 @@ class Storage:
 
 
 def read_pickle(path: Path) -> dict:
-    """The dict in a file of `torch.save`, its tensors mapped. OSError, or ValueError naming `path`."""
+    """Read the dict in a file of `torch.save`, its tensors mapped. OSError, or ValueError naming `path`."""
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 content = _read(path, file, archive)
         except Forbidden as error:
             raise ValueError(
-                f"{path} holds {error}, not a tensor as Bark's are: it was not loaded, for it could run code"
+                f"{path} holds {error}, which is not a tensor: it was not loaded, because it could run code"
             ) from None
         except MemoryError:
             raise
-        except Exception as error:  # an instruction of nonsense gives any error
+        except Exception as error:  # nonsense opcodes can raise any error
             file.seek(0)
             if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
                 raise ValueError(
-                    f"{path} is in the format of PyTorch before 1.6: write it again, with torch.save"
+                    f"{path} is in the format of PyTorch before 1.6: load and save it with a newer PyTorch"
                 ) from None
             known = isinstance(error, (ValueError, zipfile.BadZipFile))
             reason = first_line(error) if known else type(error).__name__
@@ -103,7 +103,7 @@ def read_pickle(path: Path) -> dict:
 
 
 class Forbidden(Exception):
-    """A pickle wants to make something that is neither a tensor nor a plain container."""
+    """The pickle refers to something that is neither a tensor nor a plain container."""
 
 
 def _read(path: Path, file: io.BufferedReader, archive: zipfile.ZipFile) -> object:
@@ -118,22 +118,22 @@ def _read(path: Path, file: io.BufferedReader, archive: zipfile.ZipFile) -> obje
     def storage(kind: str, name: Name, key: str, location: str, count: int) -> Storage:
         info, dtype = members[f"data/{key}"], DTYPES[name]
         if kind != "storage" or info.compress_type or info.file_size != count * dtype.itemsize:
-            raise ValueError(f"the storage {key!r} is not as large as it says")
-        file.seek(info.header_offset + 26)  # past what the header says twice, to two lengths
+            raise ValueError(f"the storage {key!r} is not as large as declared")
+        file.seek(info.header_offset + 26)  # the lengths of name and extra field in the local file header
         start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
         if start % dtype.itemsize or start + info.file_size > size:
-            raise ValueError(f"the storage {key!r} is not whole")
+            raise ValueError(f"the storage {key!r} is truncated or unaligned")
         return Storage(mapped[start : start + info.file_size], dtype)
 
     return _run(archive.read(members["data.pkl"]), storage)
 
 
 def _run(program: bytes, storage: Callable[..., Storage]) -> object:
-    """What a pickle makes. Any error, for a program that is none."""
+    """Interpret a pickle and return its object. Any exception if it is malformed."""
     stack, marks, memo = [], [], {}
 
     def popped() -> list:
-        """Everything above the last mark."""
+        """Pop everything above the last mark."""
         start = marks.pop()
         items = stack[start:]
         del stack[start:]
@@ -175,7 +175,7 @@ def _run(program: bytes, storage: Callable[..., Storage]) -> object:
         elif name == "REDUCE":
             arguments = _checked(stack.pop(), tuple)
             stack.append(_made(_checked(stack.pop(), Name), arguments))
-        elif name == "BUILD":  # a state dict's versions, a dtype's byte order
+        elif name == "BUILD":  # drops a state dict's metadata and a dtype's byte order
             stack.pop()
             _checked(stack[-1], dict, Inert)
         elif name == "STOP":
@@ -185,11 +185,11 @@ def _run(program: bytes, storage: Callable[..., Storage]) -> object:
 
 
 def _made(name: Name, arguments: tuple) -> object:
-    """What calling `name` would give."""
+    """Return the result that calling `name` would have."""
     if name == REBUILD:
         data, offset, size, stride, _, _, *views = arguments
         if any(views):
-            raise ValueError("a tensor that is a view of another's signs")
+            raise ValueError("a tensor is a conjugate or negative view")
         return _checked(data, Storage).tensor(offset, _checked(size, tuple), _checked(stride, tuple))
     if name == PARAMETER:
         return _checked(arguments[0], Tensor)
@@ -202,5 +202,5 @@ def _made(name: Name, arguments: tuple) -> object:
 
 def _checked(value: object, *kinds: type) -> object:
     if not isinstance(value, kinds):
-        raise ValueError(f"there is {type(value).__name__} in the place of {kinds[0].__name__}")
+        raise ValueError(f"found {type(value).__name__} instead of {kinds[0].__name__}")
     return value

@@ -1,4 +1,4 @@
-"""Arrays in files, nothing executed: voices as `.npz` or three `.npy`, and what must be true of a voice."""
+"""Reads and checks voice files, `.npz` or three `.npy`, without executing pickles."""
 
 import io
 import math
@@ -13,17 +13,14 @@ from ..config import TokenConfig
 from ..messages import first_line
 
 ARRAYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
-MAX_BYTES = 2**24  # an array; the longest of a released voice has 70 kB
-KINDS = {  # what an archive member may be compressed by: LZMA's header could ask for any amount of memory
-    zipfile.ZIP_STORED,
-    zipfile.ZIP_DEFLATED,
-}
+MAX_BYTES = 2**24  # per array; the longest of a released voice has 70 kB
+COMPRESSION = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # an LZMA header could demand any amount of memory
 
 
 def read_npz(path: str | os.PathLike | bytes, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an `.npz` has, by its path or from its bytes.
+    """Read an `.npz`, from a path or bytes. Return those of `names` that it has.
 
-    OSError; ValueError if it is not whole, or too large.
+    OSError, or ValueError if it is damaged or too large.
     """
     most = len(names) * MAX_BYTES
     data = path[: most + 1] if isinstance(path, bytes) else _read(Path(path), most)
@@ -36,12 +33,12 @@ def read_npz(path: str | os.PathLike | bytes, names: Sequence[str] = ARRAYS) -> 
         raise
     except ValueError as error:
         raise ValueError(f"{path}: {first_line(error)}") from None
-    except Exception as error:  # zipfile and its decompressors raise some ten classes for broken data
+    except Exception as error:  # zipfile and its decompressors raise many classes for damaged data
         raise ValueError(f"{path} is not a whole .npz file: {first_line(error)}") from None
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
-    """The array of an `.npy`. OSError, or ValueError as of `read_npz`."""
+    """Read the array of an `.npy`. Errors as in `read_npz`."""
     return _array(_read(Path(path), MAX_BYTES), str(path))
 
 
@@ -55,18 +52,18 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """An archive's array, whose declared sizes are checked before anything of that size is allocated."""
+    """Read an array of an archive. Checks its declared size before allocating memory for it."""
     info = archive.getinfo(name)
     if info.file_size > MAX_BYTES:
         raise ValueError(f"{name} unpacks to {info.file_size:,} bytes: far too large for a voice or tokens")
-    if info.compress_type not in KINDS:
+    if info.compress_type not in COMPRESSION:
         raise ValueError(f"{name} is compressed in a way that numpy.savez never does: save it again")
     with archive.open(info) as file:
         return _array(file.read(MAX_BYTES + 1), name)
 
 
 def _array(data: bytes, label: str) -> np.ndarray:
-    """A `.npy` file's numbers; ValueError if it is not whole or holds anything else."""
+    """Parse an `.npy` file. ValueError if it is damaged or does not hold numbers."""
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
@@ -75,26 +72,26 @@ def _array(data: bytes, label: str) -> np.ndarray:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read_header(file)
-    except Exception as error:  # numpy parses the header as Python: any of the parser's errors comes through
+    except Exception as error:  # numpy parses the header as Python and passes on any of the parser's errors
         raise ValueError(f"{label} is not an array: {first_line(error)}") from None
     if dtype.hasobject:
         raise ValueError(f"{label} holds pickled Python objects, which are never loaded")
     if dtype.kind not in "biuf":
-        raise ValueError(f"{label} holds {dtype!s:.99}, and not numbers")
+        raise ValueError(f"{label} holds {dtype!s:.99}, not numbers")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"{label} is cut short or too long: its header announces shape {shape} of {dtype}")
+        raise ValueError(f"{label} is cut short or too long: its header declares shape {shape} of {dtype}")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """A voice's file in the released layout: int64, int64, int32, uncompressed."""
+    """Encode a voice as an `.npz` in Suno's layout: int64, int64, int32, uncompressed."""
     buffer, kinds = io.BytesIO(), (np.int64, np.int64, np.int32)
     np.savez(buffer, **{name: arrays[name].astype(kind) for name, kind in zip(ARRAYS, kinds, strict=True)})
     return buffer.getvalue()
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names of the `.npz` files in a checkpoint's folder of voices; none if it is not there."""
+    """Return the names of the `.npz` files in a voices folder; [] if it does not exist."""
     names = (file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.npz"))
     return sorted(name for name in names if name.isprintable())
 
@@ -102,10 +99,10 @@ def names_in(folder: Path) -> list[str]:
 def checked(
     arrays: Mapping[str, np.ndarray], tokens: TokenConfig, label: str = "voice"
 ) -> dict[str, np.ndarray]:
-    """The three arrays of a voice, int64 and read-only: semantic (n,), coarse (2, T), fine (8, T).
+    """Check the arrays of a voice. Return them as read-only int64: semantic (n,), coarse (2, T), fine (8, T).
 
-    ValueError, which says how to mend it, for a wrong type, shape or range, or lengths that do not belong
-    together. label: what the error calls the voice.
+    ValueError, with advice, for a wrong type, shape or range, or lengths that do not match. label: the
+    voice's name in the error.
     """
     if not isinstance(arrays, Mapping):
         raise ValueError(f"{label} must be a mapping of arrays, not {type(arrays).__name__}")
@@ -120,8 +117,8 @@ def checked(
     n, T, fine = len(voice["semantic_prompt"]), *(voice[key].shape[1] for key in ARRAYS[1:])
     if fine != T:
         raise ValueError(
-            f"{label}: the fine prompt has {fine} frames, the coarse one {T}; "
-            f"the first {tokens.n_coarse} rows of the fine one are the coarse one"
+            f"{label}: the fine prompt has {fine} frames, the coarse prompt {T}; "
+            f"the coarse prompt must be the first {tokens.n_coarse} rows of the fine prompt"
         )
     if not min(tokens.frame_rate, tokens.semantic_rate) > 0:
         raise ValueError(f"{label}: a rate of its TokenConfig is not above 0")
@@ -147,8 +144,8 @@ def _tokens(array: np.ndarray, shape: tuple, size: int, label: str) -> np.ndarra
         raise ValueError(f"{label} has shape {array.shape}; it must be {wanted} and not empty")
     if array.min() < 0 or array.max() >= size:
         raise ValueError(
-            f"{label} has values outside 0 .. {size - 1}: padding must be cut off, and tokens of another "
-            "model are not this one's"
+            f"{label} has values outside 0 .. {size - 1}: remove padding, and do not use tokens of another "
+            "model"
         )
     array = np.array(array, dtype=np.int64)
     array.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Text before the models: `tokenizer`, `english` (numbers and signs in words), `sentences` (long texts).
+"""Text processing: `tokenizer`, `english` (numbers and symbols to words), `sentences` (splits long texts).
 
 May import config.
 """

@@ -1,10 +1,10 @@
-"""English as it is typed to English as it is spelled out: what the built-in voice reads.
+"""Normalises written English for the built-in voice: numbers, symbols and abbreviations become words.
 
-`spell_out` leaves lower-case letters, spaces, the apostrophes inside words, and `, . ? !`. Letters that are
-said by their names stand alone (`the u s a`). It works in three steps: characters to plain ASCII, everything
-with digits and symbols to words, then abbreviations and acronyms. A second pass changes nothing.
+The output of `spell_out` has only lower-case letters, spaces, apostrophes inside words, and `, . ? !`.
+Acronyms become single letters (`the u s a`). There are three steps: characters to plain ASCII, digits and
+symbols to words, then abbreviations and acronyms. `spell_out` is idempotent.
 
-Every pattern takes linear time: what it may repeat freely, it does not start to read in the middle.
+Every pattern takes linear time: none can start in the middle of a run that it repeats without a limit.
 """
 
 import re
@@ -14,16 +14,16 @@ from functools import lru_cache
 
 
 def spell_out(text: str) -> str:
-    """`text` in letters, spaces, inner apostrophes and `, . ? !`, without leading or doubled marks.
+    """Return `text` as letters, spaces, inner apostrophes and `, . ? !`, without leading or doubled marks.
 
-    Other scripts, emoji and brackets contribute nothing; "" if nothing is left.
+    Other scripts, emoji and brackets are dropped; "" if nothing is left.
     """
     text = " ".join("".join(map(_plain, text)).split()).rstrip(" ):;-–")
     shouted = text.upper() == text
     for pattern, write in _RULES:
         text = pattern.sub(write, text)
     text = " ".join(text.split())
-    for _ in range(2):  # again when marks are single, and `(Mr).` is `Mr.`
+    for _ in range(2):  # twice: merging marks turns `(Mr).` into `Mr.`
         text = _DOTTED.sub(_dotted, text)
         text = _STOPPED.sub(_stopped, text)
         text = _MARKS.sub(_mark, text).strip(" ")
@@ -34,8 +34,8 @@ def spell_out(text: str) -> str:
 
 
 def skipped(text: str) -> list[str]:
-    """The characters of `text` that `spell_out` cannot read: emoji and letters of other alphabets, each once,
-    in the order of the text. Spaces, marks, joiners and signs without a name are not worth saying.
+    """Return the distinct emoji and foreign letters of `text`, which `spell_out` drops, in order. Dropped
+    spaces, marks, joiners and signs are not reported.
     """
     found = (
         c
@@ -56,7 +56,7 @@ def _set(text: str) -> frozenset[str]:
 
 
 def _table(text: str) -> dict[str, str]:
-    """`key: value, key: value`"""
+    """Parse `key: value, key: value`."""
     return dict(entry.split(": ") for entry in " ".join(text.split()).split(", "))
 
 
@@ -80,7 +80,7 @@ for _alike, _one in (
 
 @lru_cache(maxsize=4096)
 def _plain(character: str) -> str:
-    """A character in ASCII and the few signs that the rules know. One at a time: sorting marks is slow."""
+    """Convert one character to ASCII or a sign that the rules know. NFKD of whole texts would be slow."""
     if character in _CHARACTERS:
         return _CHARACTERS[character]
     if character.isascii():
@@ -121,7 +121,7 @@ def _small(n: int) -> str:
 
 
 def _cardinal(digits: str) -> str:
-    """007 and numbers beyond the trillions are read digit by digit."""
+    """Numbers such as 007 and numbers beyond the trillions are read digit by digit."""
     if len(digits) > 15 or (len(digits) > 1 and digits[0] == "0"):
         return _digits(digits)
     groups, n = [], int(digits)
@@ -133,7 +133,7 @@ def _cardinal(digits: str) -> str:
 
 
 def _number(text: str) -> str:
-    """`1,234.5`, `.5`"""
+    """`1,234.5` or `.5`"""
     whole, point, part = text.replace(",", "").partition(".")
     words = _cardinal(whole) if whole else ""
     return f"{words} point {_digits(part)}".lstrip() if point else words
@@ -158,7 +158,7 @@ def _plural(words: str) -> str:
     return words + ("es" if words.endswith("x") else "s")
 
 
-# --- what numbers are part of -------------------------------------------------------------------------------
+# --- dates, money, times, units -----------------------------------------------------------------------------
 
 _MONTHS = _words("January February March April May June July August September October November December")
 _MONTH_NUMBERS = {name[:size]: i for i, name in enumerate(_MONTHS) for size in (3, 4, 9)}
@@ -186,11 +186,11 @@ _CITED = _table("no: number, nos: numbers, p: page, pp: pages, vol: volume, ch: 
 _SIGNS = _table("&: and, +: plus, =: equals, @: at, %: percent, °: degrees, ¢: cents")
 _N = r"(?:\d{1,3}(?:,\d{3}){1,9}(?!\d)|\d+)(?:\.\d+)?"
 _SIGN = r"[$£€¥]"
-_ENDINGS = "com|org|net|edu|gov|io|ai|co|uk|txt|pdf|html"  # of the names of sites and files
+_ENDINGS = "com|org|net|edu|gov|io|ai|co|uk|txt|pdf|html"  # of site and file names
 
 
 def _many(name: str, n: str) -> str:
-    """A unit's name after a number; its first word takes the plural."""
+    """Return a unit's name as it is said after the number `n`; the first word takes the plural."""
     if n == "1" or n.startswith("1/"):
         return name
     first, space, rest = name.partition(" ")
@@ -204,7 +204,7 @@ def _date(year: str, month: str, day: str) -> str | None:
 
 
 def _slashed_date(match: re.Match) -> str:
-    """Month first, as in America, unless it cannot be."""
+    """Month first, as in America, unless it is above 12."""
     first, second, year = match.groups()
     return _date(year, first, second) or _date(year, second, first) or match[0]
 
@@ -287,7 +287,7 @@ Writer = Callable[[re.Match], str]
 
 
 def _rule(pattern: str, write: str | Writer) -> tuple[re.Pattern, Writer]:
-    """What matches `pattern` becomes words of its own."""
+    """Make a rule that replaces matches of `pattern` by separate words."""
     words = write if callable(write) else lambda match: match.expand(write)
     return re.compile(pattern, re.ASCII), lambda match: f" {words(match)} "
 
@@ -295,7 +295,7 @@ def _rule(pattern: str, write: str | Writer) -> tuple[re.Pattern, Writer]:
 _HALF = r" {0,2}(?P<half>[AaPp])\.? ?[Mm](?![A-Za-z'])(?P<stop>\.?)"
 _CLOCK = r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4])"
 _RULES = [
-    # signs that only look like marks and symbols
+    # URLs, addresses, smileys and fixed expressions
     _rule(r"https?://", ""),
     _rule(r"(?<![\w.+-])([\w.+-]+)@((?:[\w-]+\.)+[A-Za-z]{2,})\b", _mail),
     _rule(rf"(?<![\w.-])(?:[\w-]+\.)+(?:{_ENDINGS})\b(?!\.\w)", lambda m: m[0].replace(".", " dot ")),
@@ -303,7 +303,7 @@ _RULES = [
     _rule(r"([-=+*#@&/~])\1{2,}", ","),
     _rule(rf"(?<![\w/.,$])(?:{_each(_SPECIAL)})(?![\d/]|[.,:]\d)", lambda match: _SPECIAL[match[0]]),
     _rule(r"\b([Nn]os|No|[Pp]p?|[Vv]ol|[Cc]h|[Ff]ig)\. ?(?=\d)", lambda match: _CITED[match[1].lower()]),
-    # digits that are no numbers
+    # dates and phone numbers
     _rule(r"(?<![\w-])([12]\d{3})-(\d\d)-(\d\d)(?![\d-])", lambda match: _date(*match.groups()) or match[0]),
     _rule(r"(?<![\d/])(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)(?![\d/])", _slashed_date),
     _rule(r"(?<![\w-])(?:(?:\+?1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]|\d{3}-)\d{4}(?![\w-])", _groups),
@@ -341,7 +341,7 @@ _RULES = [
     _rule(r"(?<![\d/.])(?:(\d{1,4}) )?(\d{1,3})/(\d{1,4})(?![\d/]|\.\d)", _fraction),
     _rule(r"(?<![\w.,])(1[1-9]\d\d|20\d\d)(?!\d|[.,]\d)", lambda match: _year(match[1])),
     _rule(rf"{_N}|(?<!\w)\.\d+", lambda match: _number(match[0])),
-    # what is left
+    # remaining symbols
     *(_rule(re.escape(sign), name) for sign, name in _SIGNS.items()),
     _rule(r"#(?=[A-Za-z])", "hashtag"),
     _rule(r"(?<=\w) ?/ ?(?=\w)", "slash"),
@@ -369,17 +369,17 @@ _LATIN = _table("eg: for example, ie: that is")
 _ROMAN = _table("""
     ii: two, iii: three, iv: four, vi: six, vii: seven, viii: eight, ix: nine, xi: eleven, xii: twelve
 """)
-# Said by their letters, in any case.
+# Spelled letter by letter, in upper or lower case.
 _LETTERS = _set("""
     usa uk eu fbi cia bbc cnn nbc cbs nfl nba nhl mba phd ceo cfo cto dna rna atm diy faq gdp gpu cpu http
     https www html url usb pdf sms suv tv dvd cd pc mp vip ufo api sql aka asap ibm nyc irs hiv pm rsvp bbq dj
     gps
 """)
-# Acronyms that are words.
+# Acronyms pronounced as words.
 _SAID = _set("""
     nasa nato aids opec fifa uefa ikea lego ram rom pin sim zip gif swat yolo visa sars mers
 """)
-# Words that are shouted when they are in capitals.
+# Ordinary words, not acronyms, when they are in capitals.
 _COMMON = _set("""
     a about again all also am and any are as ask at away baby back bad be been best big boy but buy by call
     came can car cat come cool cry cut dad damn dare day dead dear did die do dog done door down easy eat else
@@ -394,7 +394,7 @@ _COMMON = _set("""
     turn two ugly up upon use used very wait wake walk want war was way we well went were west what when who
     whom why wide wife wild will win wish with wo wow yay yeah year yell yes yet you your
 """)
-# With a capital they begin a sentence, not a name.
+# Capitalised, they begin a sentence and are not part of a name.
 _STARTERS = _set("""
     a an and are as at but did do for he her his how i if in is it its my no not now on our she so that the
     their then there these they this those to was we what when where who why will you your yes
@@ -408,7 +408,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 
 
 def _mark(match: re.Match) -> str:
-    """The strongest of a run."""
+    """Reduce a run of marks to the strongest."""
     return next((mark for mark in "?!.," if mark in match[0]), "") + " "
 
 
@@ -423,14 +423,14 @@ def _ends(match: re.Match) -> bool:
 
 
 def _dotted(match: re.Match) -> str:
-    """`e.g.`, `U.S.`"""
+    """`e.g.` or `U.S.`"""
     letters = match[1].replace(".", "")
     stop = "." if match[2] and _ends(match) else ""
     return _LATIN.get(letters.lower(), " ".join(letters)) + stop
 
 
 def _stopped(match: re.Match) -> str:
-    """`Mr.`, `J.`; the full stop stays where it ends the sentence."""
+    """`Mr.` or `J.`; the full stop is kept if it ends the sentence."""
     word, ends, following = match[1], _ends(match), _next_word(match)
     name = following[:1].isupper() and not ends
     if word.lower() in _TITLES:

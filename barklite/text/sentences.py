@@ -1,6 +1,6 @@
-"""A text of any length in pieces that Bark can speak: its sentences, cut further only where one is too long.
+"""Splits a text into sentences, and sentences that are too long for Bark into shorter parts.
 
-Nothing here knows which language it reads. Case helps most: a sentence does not begin with a lower-case
+The rules do not need to know the language. The main clue is case: a sentence does not begin with a lower-case
 letter (`"Really?" she asked.`, `etc. and so on`), so abbreviations matter only before capitals and numbers.
 """
 
@@ -19,8 +19,8 @@ _CUE = r"\[[^][]+\]"  # [laughs]
 _SONG = r"♪[^♪]+♪+"
 _CLOSE = r"""["'”’“‘»«›‹)\]}*_]"""  # “ closes „German“ and « closes »German«
 
-# What may end a sentence: a song, a mark that needs no space after it, a mark that does. Cues are found too,
-# so that nothing in them is.
+# Possible sentence ends: a song, a mark that needs no space after it ("wide"), a mark that does. Cues match
+# too, so that marks inside them do not.
 _END = re.compile(
     rf"""{_CUE} | (?P<song>{_SONG})
     | (?P<wide>(?:[.!?…]*[。！？｡।॥]|．(?![\dA-Za-z]))[.!?…。！？｡।॥]*[”’」』）】》〉)\]]*)
@@ -28,12 +28,12 @@ _END = re.compile(
     """,
     re.VERBOSE,
 )
-# After marks and cues the next song, initial or word; "" if there is none near.
+# The next song, initial or word, after marks and cues; "" if there is none nearby.
 _NEXT = re.compile(rf"(?:{_CUE}|[^\w♪]|_|♪(?![\s_]{{0,3}}[^\W_])){{0,80}}(♪|[^\W\d_]\.|[^\W_]{{0,15}})")
 _LAST = re.compile(r"""[^\s—–(\[{"“„«‹‘¿¡/*_]*$""")
 _LIST_ITEM = re.compile(r"[-*•‣◦]\s|\d{1,3}[.)]\s|♪\s*[^\s♪]")
 
-# By language: en de fr es it pt pl tr ru hi. Korean, Japanese and Chinese have none.
+# Abbreviations, in the order en de fr es it pt pl tr ru hi. Korean, Japanese and Chinese have none.
 _BEFORE_WORDS = _words("""
     Mr Mrs Ms Mx Messrs Dr Prof Rev Hon Gen Col Maj Capt Lt Sgt Cpl Cmdr Adm Gov Sen Rep Pres Mt Ft vs cf
     viz approx ca e.g i.e Hr Hrn Fr Frl Dipl Ing Hl ex bzw vgl bspw evtl ggf inkl exkl zzgl sog geb z.B d.h
@@ -47,8 +47,8 @@ _BEFORE_NUMBERS = _words("""
     Dez nr Bd Abb Kap Tab núm pág págs cap pag str rys godz ur rozdz стр гл рис тел табл ст रु
 """)
 _BEFORE_NAMES = _words("St Sr Jr Inc Ltd Co Corp Bros")
-_MAY_END = _words("a.m p.m т.д т.п")  # and do, before a capital
-# These begin a sentence, not a name: `in the U.S. He left`, but `the U.S. Army`.
+_MAY_END = _words("a.m p.m т.д т.п")  # before a capital they end the sentence
+# Words that begin a sentence, not a name: `in the U.S. He left`, but `the U.S. Army`.
 _STARTERS = _words("""
     the an i he she it we you they this that these those there then but and or so if when what who why how
     in on at for from with after as my your his her our their its is are was do did not no yes many most
@@ -68,12 +68,12 @@ _GERMAN_MONTHS = _words("""
 
 
 def split(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """The sentences of `text`, in order, each such that `fits` (it has few enough tokens).
+    """Split `text` into sentences, in order; all parts satisfy `fits` (for example, at most 256 tokens).
 
-    Nothing is lost but white space. A blank line ends a sentence; [cues] and ♪ songs ♪ stay whole. A sentence
-    that does not fit is cut at inner marks, then clauses, words and characters; each part of a song gets its
-    own ♪. A character that does not fit by itself is returned all the same. What fits must do so without
-    its last words too.
+    Only white space is lost. A blank line ends a sentence; [cues] and ♪ songs ♪ stay whole. A sentence that
+    does not fit is cut at inner marks, else clauses, else words, else characters; each part of a song gets
+    its own ♪. A single character that does not fit is returned anyway. `fits` must be monotone: if it accepts
+    a text, it accepts the text without its last words.
     """
     pieces = []
     cased = text != text.lower()
@@ -88,8 +88,8 @@ def split(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Parts between blank lines, white space single. A list item, a line of a song and a speaker (`MAN:`)
-    begin their own; lines without words join a neighbour.
+    """Split at blank lines and normalise white space. A list item, a line of a song and a speaker (`MAN:`)
+    begin a paragraph of their own; lines without words join a neighbour.
     """
     lines, spoken, blank = [], False, False
     for line in text.splitlines():
@@ -107,7 +107,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _ends(text: str, cased: bool) -> list[int]:
-    """Where sentences end inside `text`; `cased`: they do not begin with a lower-case letter."""
+    """Return the positions in `text` where sentences end. cased: the text uses upper case."""
     ends, start, quotes, seen = [], 0, 0, 0
     for mark in _END.finditer(text):
         end = mark.end()
@@ -140,8 +140,9 @@ def _ends(text: str, cased: bool) -> list[int]:
 
 
 def _is_abbreviated(before: str, after: str, cased: bool) -> bool:
-    """Whether a full stop belongs only to the word before it. `before`: the sentence so far, its last 40
-    characters; `after`: the next word.
+    """Whether a full stop marks an abbreviation and does not end the sentence.
+
+    before: the last 40 characters of the sentence so far. after: the next word.
     """
     starts = after.lower() in _STARTERS
     if _ENUMERATOR.fullmatch(before) or (_GERMAN_ORDINAL.search(before) and not starts):
@@ -164,22 +165,22 @@ def _is_abbreviated(before: str, after: str, cased: bool) -> bool:
 
 
 def _seams(pattern: str, whole: str = f"{_CUE}|{_SONG}|") -> Callable[[str], list[int]]:
-    """A function that finds where a piece may be cut: after `pattern`, outside what stays `whole`."""
+    """Return a function that finds the cut positions of a piece: after `pattern`, but not inside `whole`."""
     found = re.compile(f"{whole}(?P<seam>{pattern})").finditer
     return lambda piece: [match.end() for match in found(piece) if match["seam"]]
 
 
 def _graphemes(piece: str) -> list[int]:
-    """Between characters, but for what belongs to the one before: accents, ZWJ sequences, flags, marks."""
+    """Return cut positions between grapheme clusters. Closing punctuation stays with the one before."""
     cuts, flags = [], 0
     for i, (left, right) in enumerate(pairwise(piece), 1):
         flags = flags + 1 if "🇦" <= left <= "🇿" else 0
         joined = (
             unicodedata.category(right) in ("Mn", "Mc", "Me", "Cf", "Po", "Pe", "Pf")
             or left == "\u200d"
-            or unicodedata.combining(left) == 9  # a virama, before the rest of its conjunct
+            or unicodedata.combining(left) == 9  # a virama joins the next consonant
             or "🏻" <= right <= "🏿"
-            or "\u1160" <= right <= "\u11ff"  # the rest of a Korean syllable
+            or "\u1160" <= right <= "\u11ff"  # vowel or final of a Korean syllable
             or (flags % 2 and "🇦" <= right <= "🇿")
         )
         if not joined:
@@ -187,8 +188,8 @@ def _graphemes(piece: str) -> list[int]:
     return cuts
 
 
-_SPACE = r"\s(?=\S*\w|[♪\[])"  # a mark that stands alone stays with the word before
-_SOFT = (  # the softest first: inner marks, then clauses; a speaker's `MAN:` stays with what is said
+_SPACE = r"\s(?=\S*\w|[♪\[])"  # a lone mark stays with the word before
+_SOFT = (  # best cuts first: inner marks, then clauses; a speaker's `MAN:` stays with the words that follow
     lambda piece: _ends(piece, cased=False),
     _seams(rf"(?:[,;،؛…]|(?<![A-ZА-Я0-9]):){_CLOSE}*\s|[、，；：][」』）]*|(?<=\w)—(?=\w)|\s(?=[–—(«“„])"),
 )
@@ -197,14 +198,14 @@ _HARD = (_seams(_SPACE), _seams(_SPACE, whole=""), _graphemes, lambda piece: ran
 
 
 def _fitted(sentence: str, fits: Callable[[str], bool]) -> Iterator[str]:
-    """A sentence that does not fit, in parts that do. Its songs are parts by themselves."""
+    """Split a sentence that does not fit into parts that do. A song is a part of its own."""
     for part in map(str.strip, re.split(r"(?<!\S)(♪+[^♪]+♪+)(?!\S)", sentence)):
         if part:
             yield from [part] if fits(part) else _sung(part, fits) or _cut(part, fits, _SOFT)
 
 
 def _sung(part: str, fits: Callable[[str], bool]) -> list[str]:
-    """The parts of a song, each in its marks; [] if they cannot fit so, or it is no song."""
+    """Split a song into parts, each with its own ♪; [] if they do not fit or `part` is not a song."""
     if not (song := re.fullmatch("(♪+)([^♪]+)(♪+)", part)):
         return []
     enclosed = f"{song[1]} {{}} {song[3]}".format
@@ -213,12 +214,12 @@ def _sung(part: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _cut(piece: str, fits: Callable[[str], bool], soft: tuple) -> Iterator[str]:
-    """`piece` in parts that fit: the longest that ends with a word, cut back to the softest seam in it. Only
-    a word that does not fit is cut by the harder seams.
+    """Split `piece` into parts that fit. Each is the longest that ends with a word, shortened to the last of
+    the best kind of cut in it. Only a word that does not fit is cut inside, by the later entries of _HARD.
     """
     seams = [seam(piece) for seam in soft]
     start = 0
-    ahead = [(len(piece), -1)]  # where parts may end, the nearest last; which of _HARD found it
+    ahead = [(len(piece), -1)]  # possible (end of a part, index into _HARD), the nearest last
     while ahead:
         n = _longest(lambda n: fits(piece[start : ahead[-n][0]].strip()), len(ahead))  # noqa: B023
         end, level = ahead[-max(n, 1)]
@@ -237,7 +238,7 @@ def _cut(piece: str, fits: Callable[[str], bool], soft: tuple) -> Iterator[str]:
 
 
 def _longest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest n up to `most` that fits, 0 if none does."""
+    """Return the largest n up to `most` that fits, 0 if none does. Galloping search."""
     low, high = 0, 1
     while high <= most and fits(high):
         low, high = high, 2 * high

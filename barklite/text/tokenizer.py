@@ -1,9 +1,9 @@
 """Text to ids, before Bark adds its offset of 10048.
 
-`WordPiece` is bert-base-multilingual-cased exactly as the fast tokenizer behaves (spec 2.2 and appendix A);
-`SentencePiece` serves models trained with barklite, `English` the built-in voice among them, and `Bytes`
-models with random weights, which have no vocabulary. All offer `encode(text) -> list[int]`,
-`pieces(ids) -> list[str]`, `vocab_size`, and what their file holds: `file_name` and `content()`.
+`WordPiece` equals transformers' fast bert-base-multilingual-cased tokenizer (spec 2.2 and appendix A).
+`SentencePiece` is for models trained with barklite, its subclass `English` for the built-in voice, `Bytes`
+for random weights, which have no vocabulary. All have `encode(text) -> list[int]`,
+`pieces(ids) -> list[str]`, `vocab_size`, and `file_name` and `content()` to save them.
 """
 
 import unicodedata
@@ -18,7 +18,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class WordPiece:
-    """Greedy longest-match-first over a vocabulary file with one token a line; the line number is the id."""
+    """Greedy longest-match-first over a vocabulary file with one token per line; an id is a line number."""
 
     file_name = "vocab.txt"
 
@@ -39,11 +39,11 @@ class WordPiece:
             raise ValueError(f"{path}: {error}") from None
 
     def content(self) -> bytes:
-        """What `load` reads."""
+        """Return the content of the file that `load` reads."""
         return ("\n".join(self._vocabulary) + "\n").encode("utf-8")
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, no special tokens added; [] if nothing in it is visible."""
+        """Return the ids of `text`, without special tokens; [] if it has no visible character."""
         ids = []
         for piece, special in _split_special(text):
             if special:
@@ -54,7 +54,7 @@ class WordPiece:
         return ids
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """The ids as they read."""
+        """Return the tokens of `ids` as strings."""
         return [self._vocabulary[i] for i in ids]
 
     def _word(self, word: str) -> list[int]:
@@ -76,7 +76,7 @@ class WordPiece:
 
 
 class SentencePiece:
-    """A `tokenizer.model` of the sentencepiece library."""
+    """A tokenizer of the sentencepiece library, from its `tokenizer.model`."""
 
     file_name = "tokenizer.model"
 
@@ -90,39 +90,40 @@ class SentencePiece:
 
     @classmethod
     def load(cls, path: str | Path) -> "SentencePiece":
-        """Read a `tokenizer.model`. ValueError if sentencepiece cannot."""
+        """Read a `tokenizer.model`. ValueError if sentencepiece rejects it."""
         try:
             return cls(Path(path).read_bytes())
         except RuntimeError:
             raise ValueError(f"{path} is not a SentencePiece model") from None
 
     def content(self) -> bytes:
-        """What `load` reads."""
+        """Return the content of the file that `load` reads."""
         return self._model
 
     def encode(self, text: str) -> list[int]:
         return self._processor.EncodeAsIds(text)
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """The ids as they read."""
+        """Return the tokens of `ids` as strings."""
         return self._processor.IdToPiece(ids)
 
 
 class English(SentencePiece):
-    """A `tokenizer.model` that reads English spelled out (`spell_out`): numbers, symbols and abbreviations as
-    words, lower-case. [] for a text without a word.
+    """A SentencePiece tokenizer for English. `spell_out` first turns numbers, symbols and abbreviations into
+    lower-case words.
     """
 
     def encode(self, text: str) -> list[int]:
-        from .english import skipped, spell_out  # here, for its rules take a while to prepare
+        """Return the ids of `text`; [] if it has no word. Warns about characters that it skips."""
+        from .english import skipped, spell_out  # imported here because compiling its rules takes a while
 
         if unread := skipped(text):
-            warnings.warn(f"{' '.join(unread[:20])}: not English letters, and skipped", stacklevel=2)
+            warnings.warn(f"{' '.join(unread[:20])}: skipped, not English letters", stacklevel=2)
         return super().encode(spell_out(text))
 
 
 class Bytes:
-    """A token a byte of UTF-8: what a model without a vocabulary file reads."""
+    """One token per UTF-8 byte, for models without a vocabulary file."""
 
     file_name = None
     vocab_size = 256
@@ -138,19 +139,19 @@ class Bytes:
         return list(text.encode("utf-8", errors="replace"))
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """The ids as they read."""
+        """Return the bytes as printable strings."""
         return [chr(i) if 32 <= i < 127 else f"<{i:02x}>" for i in ids]
 
 
 Tokenizer = WordPiece | SentencePiece | English | Bytes
-# By the names in config.json. The first kind that a tokenizer is an instance of is its own.
+# Keyed by the names in config.json. A subclass comes before its base: the first `isinstance` match counts.
 KINDS = {"wordpiece": WordPiece, "english": English, "sentencepiece": SentencePiece, "bytes": Bytes}
 
 
 def check_vocabulary(tokenizer: Tokenizer, tokens: TokenConfig) -> None:
-    """ValueError unless the model has an embedding for each id: between `text_offset` and `text_pad`.
+    """ValueError unless all ids fit between `text_offset` and `text_pad`, where the model's text ids are.
 
-    A WordPiece vocabulary fills that space: Bark's has 119547 lines, and one that was cut short is noticed.
+    A WordPiece vocabulary must fill that space exactly (Bark's has 119547 lines), to detect a truncated file.
     """
     room = tokens.text_pad - tokens.text_offset
     if tokenizer.vocab_size > room or (isinstance(tokenizer, WordPiece) and tokenizer.vocab_size != room):
@@ -164,7 +165,7 @@ def check_vocabulary(tokenizer: Tokenizer, tokens: TokenConfig) -> None:
 
 
 def _split_special(text: str) -> list[tuple[str, bool]]:
-    """Cut out the literal special tokens, wherever they stand: [(piece, is it special)]."""
+    """Split at literal special tokens such as "[SEP]": [(piece, is it special)]."""
     pieces, start, i = [], 0, text.find("[")
     while i >= 0:
         token = next((token for token in SPECIAL if text.startswith(token, i)), None)
@@ -176,12 +177,12 @@ def _split_special(text: str) -> list[tuple[str, bool]]:
 
 
 def _clean(text: str) -> str:
-    """Controls removed, every kind of space made one kind, CJK ideographs set apart."""
+    """Remove control characters, turn white space into spaces, put spaces around CJK ideographs."""
     return "".join(_cleaned(character) for character in text)
 
 
 def _words(text: str) -> list[str]:
-    """Split at spaces, and around every punctuation character."""
+    """Split at spaces and around each punctuation character."""
     words = []
     for chunk in text.split(" "):
         word = ""
@@ -229,7 +230,7 @@ def _ranges(text: str) -> tuple[tuple[int, int], ...]:
 
 _CJK = _ranges("3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B81F 2B920-2CEAF 2F800-2FA1F")
 
-# The fast tokenizer's tables are older than Python's: these characters came, or changed class, after it
+# The fast tokenizer has older Unicode tables than Python. These characters are newer or changed class since
 # (appendix A).
 _KEPT_FORMATS = _ranges("0890-0891 08E2 110CD 13430-1343F")
 _EXTRA_PUNCTUATION = _ranges("166D 111C9")

@@ -1,8 +1,8 @@
-"""The decoder's adversary: a small network that learns to tell its sound from recorded sound (Goodfellow et
-al., 2014; on short-time spectra as in EnCodec, Défossez et al., 2022, section 3.4).
+"""The decoder's adversary: a discriminator of decoded and recorded audio (Goodfellow et al., 2014), on
+short-time spectra as in EnCodec (Défossez et al., 2022, section 3.4).
 
-A spectral loss alone is content with the mean of all sounds that fit the codes: noise turns into tones, fine
-harmonics into haze. The adversary sees that at once.
+With a spectral loss alone, the decoder outputs a mean of all audio that fits the codes: noise becomes tonal,
+high harmonics blur. The adversary penalises that.
 
 Axes: B batch, C channels, F frequencies, T frames.
 """
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from .loop import Settings
 
-WINDOWS = (1024, 512, 256)  # of the spectra, a part of the network each: harmonics, and pulses
+WINDOWS = (1024, 512, 256)  # STFT window of each part: long ones resolve harmonics, short ones pulses
 CHANNELS = 16
-LR = 1e-4  # lower than the decoder's: one that wins teaches it nothing
+LR = 1e-4  # lower than the decoder's, because a discriminator that wins gives no useful gradient
 
 
 class Part(nn.Module):
-    """One resolution: audio (B, samples) -> what its layers say, the judgement (B, 1, F, T) last."""
+    """The discriminator at one resolution: audio (B, samples) -> features, then logits (B, 1, F, T)."""
 
     def __init__(self, window: int, channels: int = CHANNELS):
         super().__init__()
@@ -36,17 +36,17 @@ class Part(nn.Module):
             spectrum = torch.stft(
                 audio.float(), self.window, self.window // 4, window=self.shape, return_complex=True
             )
-            soft = (spectrum.abs() + 1e-2) ** -0.7  # quiet parts count, too
+            soft = (spectrum.abs() + 1e-2) ** -0.7  # compresses magnitudes, so that quiet parts count
             x = torch.stack((spectrum.real * soft, spectrum.imag * soft), 1)
-        said = []
+        features = []
         for layer in self.layers:
             x = nn.functional.leaky_relu(layer(x), 0.2)
-            said.append(x)
-        return [*said, self.judge(x)]
+            features.append(x)
+        return [*features, self.judge(x)]
 
 
 class Adversary:
-    """The network, and the optimizer that moves it on. Its state is that of a run (`Run.keep`)."""
+    """The discriminator and its optimizer, saved with a run's state (`Run.keep`)."""
 
     def __init__(self, settings: Settings, device: torch.device):
         with torch.random.fork_rng(devices=[]):
@@ -61,10 +61,10 @@ class Adversary:
         self.parts.load_state_dict(state["parts"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
-            group["lr"] = LR  # today's, not the one that the run began with
+            group["lr"] = LR  # the current value, not the saved one
 
     def learn(self, audio: Tensor, target: Tensor) -> Tensor:
-        """One step: the hinge loss on the decoder's `audio` and the recorded `target`, (B, samples) each."""
+        """Train a step on decoded `audio` and recorded `target`, both (B, samples). Return the hinge loss."""
         audio = audio.detach()
         self.parts.requires_grad_(True)
         loss = audio.new_zeros(())
@@ -78,10 +78,10 @@ class Adversary:
         return loss.detach() / len(self.parts)
 
     def losses(self, audio: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """For the decoder: how far it is from being taken for recorded sound, and how far what the layers say
-        of `audio` is from what they say of `target`.
+        """Return the decoder's losses: the adversarial one, minus the mean logit of `audio`, and the feature
+        matching one, the relative L1 distance between the features of `audio` and `target`.
         """
-        self.parts.requires_grad_(False)  # or the decoder's step would leave gradients here
+        self.parts.requires_grad_(False)  # so that the decoder's step leaves no gradients here
         fooled, features = audio.new_zeros(()), audio.new_zeros(())
         for part in self.parts:
             ours = part(audio)

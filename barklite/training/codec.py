@@ -1,10 +1,10 @@
-"""Training the codec. What its latents mean is fixed (`spectrum.latents`), so its parts are trained singly.
+"""Trains the codec. Its latents are fixed features (`spectrum.latents`), so its parts train independently.
 
-1. The quantiser: codebooks of the latents of all recordings. Codes are then known, and the token models need
-   not wait for a decoder.
-2. The decoder: from the codes' vectors to the sound, on random numbers of codebooks (quantiser dropout), by a
-   spectral loss and, as the codes say where pulses lie, the waveform itself; then also by an adversary.
-3. The encoder, which only `Bark.encode` needs: from the sound to the latents, by regression.
+1. The quantiser: codebooks for the latents of the recordings. Then the codes are known, and the token models
+   can train before the decoder.
+2. The decoder: from the codes' vectors to audio, with a random number of codebooks (quantiser dropout). The
+   losses are a spectral one and the waveform's distance (the codes contain the phase), later an adversary.
+3. The encoder, which only `Bark.encode` needs: regression from audio to latents.
 
 Axes: B batch, K codebooks, T frames.
 """
@@ -32,23 +32,25 @@ from .quantizer import ResidualQuantizer
 from .spectrum import N_PITCH, PARTS, latents, spectral_loss
 
 FILE = "quantizer.safetensors"
-LEARNED = 1500  # recordings, at most, that the quantiser learns from
-FRAMES = 40  # of a training example of the decoder and the encoder
-WAVEFORM = 4.0  # weight of the waveform's distance beside the spectral loss, before there is an adversary
-ALONE = 2500  # steps of the decoder before there is one
-SPECTRAL, FOOLED, FEATURES = 3.0, 0.1, 0.5  # weights once there is one: of the spectral loss, and of its two
-JUDGED = 20  # frames of half the examples that it sees
+MAX_RECORDINGS = 1500  # that the quantiser learns from
+FRAMES = 40  # per training example of the decoder and encoder
+WAVEFORM = 4.0  # weight of the waveform loss before the adversary starts
+ADVERSARY_START = 2500  # step of the decoder
+SPECTRAL, ADVERSARIAL, FEATURES = 3.0, 0.1, 0.5  # weights of the losses after the adversary starts
+ADVERSARY_FRAMES = 20  # the adversary sees this many frames of half the examples
 
 
 def train_quantizer(
     corpus: Corpus, config: CodecConfig, directory: Path, settings: Settings, machine: Machine
 ) -> ResidualQuantizer:
-    """`quantizer.safetensors` in `directory`, made now unless it is there. ValueError without recordings."""
+    """Train the quantiser and write `quantizer.safetensors`, or read it if it exists. ValueError without
+    recordings.
+    """
     if (directory / FILE).is_file():
         return read_quantizer(directory, config, machine)
     if (config.dimension - N_PITCH) % PARTS or config.hop % PARTS:
         raise ValueError(
-            f"a codec that is trained here needs a hop and a dimension less {N_PITCH} that {PARTS} divides"
+            f"the codec's hop, and its dimension minus {N_PITCH}, must be multiples of {PARTS} for training"
         )
     rows = [i for i in corpus.split("train", "samples") if corpus.rows[i].samples >= config.hop]
     rows = corpus.training_rows("recordings", rows)
@@ -57,7 +59,7 @@ def train_quantizer(
     )
     generator = torch.Generator().manual_seed(settings.seed)
     rng = machine.rng(settings.seed, 0)
-    some = rng.permutation(rows)[:LEARNED]
+    some = rng.permutation(rows)[:MAX_RECORDINGS]
     vectors = torch.cat(
         [latents_of(corpus, i, config, machine) for i in tqdm(some, desc="latents", unit=" rows")], 1
     ).T
@@ -75,14 +77,16 @@ def train_quantizer(
 
 
 def write_quantizer(directory: Path, model: ResidualQuantizer) -> None:
-    """`quantizer.safetensors` in `directory`."""
+    """Write `quantizer.safetensors` to `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(directory / FILE, save(state))
 
 
 def read_quantizer(directory: Path, config: CodecConfig, machine: Machine) -> ResidualQuantizer:
-    """The inverse. FileNotFoundError before there is one, ValueError for another codec's or a damaged one."""
+    """Read `quantizer.safetensors`. FileNotFoundError if it is missing, ValueError if it is damaged or of
+    another codec.
+    """
     path = directory / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run `quantizer` first, or `tokens --init CHECKPOINT`")
@@ -97,7 +101,7 @@ def read_quantizer(directory: Path, config: CodecConfig, machine: Machine) -> Re
 
 
 def latents_of(corpus: Corpus, i: int, config: CodecConfig, machine: Machine) -> Tensor:
-    """Of a whole row: (dimension, T), whole frames only."""
+    """Compute the latents (dimension, T) of a row's whole frames."""
     T = corpus.rows[i].samples // config.hop
     audio = torch.from_numpy(corpus.audio(i, 0, T * config.hop)).to(machine.device)
     return latents(audio[None], config)[0]
@@ -106,7 +110,7 @@ def latents_of(corpus: Corpus, i: int, config: CodecConfig, machine: Machine) ->
 def codes_of_corpus(
     corpus: Corpus, config: CodecConfig, quantizer: ResidualQuantizer, machine: Machine
 ) -> Iterator[np.ndarray]:
-    """Each row's codes (K, T), by the quantiser on the true latents."""
+    """Yield each row's codes (K, T): its latents, quantised."""
     for i in tqdm(range(len(corpus)), desc="tokens", unit=" rows"):
         if corpus.rows[i].samples < config.hop:
             yield np.zeros((config.n_codebooks, 0), np.int64)
@@ -117,7 +121,7 @@ def codes_of_corpus(
 def codes_by_encoder(
     corpus: Corpus, codec: Codec, machine: Machine, n_codebooks: int
 ) -> Iterator[np.ndarray]:
-    """Each row's codes by a codec's own encoder: for a checkpoint that is to be fine-tuned."""
+    """Yield each row's codes from a codec's encoder, to fine-tune a checkpoint."""
     codec = codec.to(machine.device)
     with torch.no_grad():
         for i in tqdm(range(len(corpus)), desc="tokens", unit=" rows"):
@@ -128,8 +132,8 @@ def codes_by_encoder(
 def crops(
     corpus: Corpus, rows: list[int], hop: int, n: int, frames: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """n random places (row, first frame) with `frames` frames of sound behind them, each equally likely. All
-    rows are as long as that.
+    """Draw n crops (row, first frame) of `frames` frames, uniformly over all positions. All rows must have at
+    least that many frames.
     """
     lengths = np.array([corpus.rows[i].samples // hop - frames + 1 for i in rows])
     picked = rng.choice(len(rows), n, p=lengths / lengths.sum())
@@ -137,7 +141,7 @@ def crops(
 
 
 def croppable(corpus: Corpus, hop: int) -> dict[str, list[int]]:
-    """The rows of "train" and "validation" that an example can be cut from. ValueError if there are none."""
+    """Return the rows of "train" and "validation" with at least FRAMES frames. ValueError if none train."""
     rows = {
         which: [i for i in corpus.split(which, "samples") if corpus.rows[i].samples // hop >= FRAMES]
         for which in ("train", "validation")
@@ -147,7 +151,7 @@ def croppable(corpus: Corpus, hop: int) -> dict[str, list[int]]:
 
 
 def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: ResidualQuantizer) -> None:
-    """From the codes' vectors to the sound: `run.model` is a `codec.decoder`."""
+    """Train the decoder, from the codes' vectors to audio. `run.model` is a `codec.decoder`."""
     codec, codes = config.codec, corpus.codes()
     books = quantizer.codebooks.to(run.machine.device)
     least, most = config.tokens.n_coarse, codec.n_codebooks
@@ -171,14 +175,14 @@ def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: Resid
         spectral = spectral_loss(audio, target, codec.sample_rate)
         waveform = F.l1_loss(audio, target)
         numbers = {"spectral": spectral, "waveform": waveform}
-        if run.step < ALONE:
+        if run.step < ADVERSARY_START:
             return spectral + WAVEFORM * waveform, numbers
-        start, n = int(rng.integers(FRAMES - JUDGED + 1)) * codec.hop, -(-len(audio) // 2)
-        ours, wanted = (x[:n, start : start + JUDGED * codec.hop] for x in (audio, target))
-        caught = adversary.learn(ours, wanted)
+        start, n = int(rng.integers(FRAMES - ADVERSARY_FRAMES + 1)) * codec.hop, -(-len(audio) // 2)
+        ours, wanted = (x[:n, start : start + ADVERSARY_FRAMES * codec.hop] for x in (audio, target))
+        hinge = adversary.learn(ours, wanted)
         fooled, features = adversary.losses(ours, wanted)
-        value = SPECTRAL * spectral + FOOLED * fooled + FEATURES * features
-        return value, {**numbers, "adversary": caught, "fooled": fooled, "features": features}
+        value = SPECTRAL * spectral + ADVERSARIAL * fooled + FEATURES * features
+        return value, {**numbers, "adversary": hinge, "fooled": fooled, "features": features}
 
     def validate(model: nn.Module) -> dict[str, float]:
         if not rows["validation"]:
@@ -193,13 +197,13 @@ def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: Resid
 
 
 def embedded(codes: Tensor, books: Tensor) -> Tensor:
-    """(B, K, T) -> the sum of the codes' vectors (B, dimension, T)."""
+    """Codes (B, K, T) -> sum of their vectors (B, dimension, T)."""
     z = sum(books[k][codes[:, k]] for k in range(codes.shape[1]))
     return z.transpose(1, 2)
 
 
 def train_encoder(corpus: Corpus, config: BarkConfig, run: Run) -> None:
-    """From the sound to the latents: `run.model` is a `codec.encoder`."""
+    """Train the encoder, from audio to latents. `run.model` is a `codec.encoder`."""
     codec, device = config.codec, run.machine.device
     rows = croppable(corpus, codec.hop)
 
@@ -208,7 +212,7 @@ def train_encoder(corpus: Corpus, config: BarkConfig, run: Run) -> None:
         audio = [corpus.audio(i, t * codec.hop, (t + FRAMES) * codec.hop) for i, t in places]
         sound = torch.from_numpy(np.stack(audio)).to(device)
         ours = model(sound[:, None]).float()
-        return F.mse_loss(ours[..., 4:-1], latents(sound, codec)[..., 4:-1])  # ends see less than they would
+        return F.mse_loss(ours[..., 4:-1], latents(sound, codec)[..., 4:-1])  # without edge effects
 
     def loss(model: nn.Module, rng: np.random.Generator) -> Loss:
         return error(model, "train", rng, run.settings.batch_size), {}

@@ -1,10 +1,10 @@
-"""A corpus on disk: what every step of training reads.
+"""The corpus on disk that all training steps read.
 
-`DIR/data` holds `rows.jsonl`, a line an utterance (text, speaker, samples, semantic tokens), and beside it
-the utterances' arrays one after the other, mapped when read: `audio.i16` (int16 at the codec's rate),
-`semantic.u16`, `spans.u16` and, once the codec is trained, `codes.u16` (frame by frame).
-An utterance may lack sound (it trains the semantic model only) or semantic tokens (codec and fine only).
-Every 51st row, from the first on, is kept from training.
+`DIR/data` has `rows.jsonl`, with one line per utterance (text, speaker, samples, semantic tokens), and the
+utterances' concatenated arrays, which are memory-mapped: `audio.i16` (int16 at the codec's rate),
+`semantic.u16`, `spans.u16` and, after the `tokens` step, `codes.u16` (frame by frame).
+An utterance may lack audio (it trains only the semantic model) or semantic tokens (only codec and fine).
+Every 51st row, beginning with the first, is for validation.
 """
 
 import json
@@ -21,9 +21,9 @@ from ..storage.voices import read_npz
 from ..validation import mono
 
 ARRAYS = {"audio": "i2", "semantic": "u2", "spans": "u2"}
-VALIDATION = 51  # every 51st row is kept from training: odd, or of two speakers in turn it were always one
-MOST = 2**16  # ids are kept in 16 bits
-MAX_BYTES = 2**24  # of an array beside a recording; an hour's semantic tokens and spans have 4 MB
+VALIDATION = 51  # every 51st row is for validation; odd, so that alternating speakers both occur
+MOST = 2**16  # ids are stored in 16 bits
+MAX_BYTES = 2**24  # of a recording's .npz; one hour of semantic tokens and spans has 4 MB
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,14 @@ class Row:
 
 
 class Writer:
-    """Appends utterances, in a `with` block whose good end makes the corpus whole: its index is written last.
-
-    Without that, whatever was added is no corpus yet.
+    """Context manager that appends utterances. The index, which makes the directory a corpus, is written at
+    the end of the `with` block, unless an exception ends it.
     """
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.rows = directory, []
-        (directory / "rows.jsonl").unlink(missing_ok=True)  # of a corpus that is written anew
+        (directory / "rows.jsonl").unlink(missing_ok=True)  # the corpus is overwritten
         self._files = {name: open(_file(directory, name), "wb") for name in ARRAYS}  # noqa: SIM115
 
     def __enter__(self) -> "Writer":
@@ -67,10 +66,10 @@ class Writer:
         semantic: np.ndarray | None = None,
         spans: np.ndarray | None = None,
     ) -> None:
-        """audio: float (samples,) in [-1, 1] at the codec's rate. semantic: (N,) ids below 65536.
+        """Append an utterance. ValueError for a wrong shape or range.
 
-        spans: (N, 2), the first and last text token that each semantic token speaks, to guide attention.
-        ValueError for another shape or range.
+        audio: float (samples,) in [-1, 1] at the codec's rate. semantic: (N,) ids below 65536. spans: (N, 2),
+        the first and last text token that each semantic token belongs to, to guide attention.
         """
         if spans is not None and (semantic is None or spans.shape != (len(semantic), 2)):
             raise ValueError(f"{text!r}: spans must have shape (semantic tokens, 2), not {spans.shape}")
@@ -93,7 +92,7 @@ class Writer:
 
 
 class Corpus:
-    """Rows and their arrays, mapped. FileNotFoundError, or ValueError for files that do not fit together."""
+    """A corpus, memory-mapped. FileNotFoundError without one, ValueError for files that do not match."""
 
     def __init__(self, directory: Path):
         index = directory / "rows.jsonl"
@@ -131,21 +130,21 @@ class Corpus:
         return self._arrays[name][self._ends[name][i] : self._ends[name][i + 1]]
 
     def audio(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 (samples,), or a part of it."""
+        """Return the audio of row i, or a part of it: float32 (samples,)."""
         return self._part("audio", i)[start:stop].astype(np.float32) / 32767
 
     def semantic(self, i: int) -> np.ndarray:
-        """int64 (N,)."""
+        """Return the semantic tokens of row i: int64 (N,)."""
         return self._part("semantic", i).astype(np.int64)
 
     def spans(self, i: int) -> np.ndarray | None:
-        """int64 (N, 2), None where the row has none."""
+        """Return the spans of row i: int64 (N, 2), or None."""
         return self._part("spans", i).astype(np.int64).reshape(-1, 2) if self.rows[i].spans else None
 
     def split(self, which: str, *needs: str) -> list[int]:
-        """Rows of "train" or "validation" that have all of `needs`: "samples", "semantic", "spans".
+        """Return rows of "train" or "validation" that have all of `needs`: "samples", "semantic", "spans".
 
-        A corpus of one row trains with it.
+        The row of a corpus with only one is for training.
         """
         return [
             i
@@ -155,16 +154,16 @@ class Corpus:
         ]
 
     def training_rows(self, what: str, rows: list[int]) -> list[int]:
-        """`rows`, unless there are none: ValueError saying that `what` is missing."""
+        """Return `rows`. ValueError, saying that `what` is missing, if there are none."""
         if not rows:
             raise ValueError(
                 f"{self.directory} has no {what} to train on "
-                f"(one row in {VALIDATION}, the first to begin with, is kept from training)"
+                f"(every {VALIDATION}st row, beginning with the first, is for validation)"
             )
         return rows
 
     def write_codes(self, codes: Iterator[np.ndarray], n_codebooks: int) -> None:
-        """Keep each row's codes, (K, T), T = 0 without sound, in the order of rows."""
+        """Write all rows' codes (K, T), in order; T is 0 for a row without audio."""
         frames, parts = [], []
         for array in codes:
             parts.append(np.ascontiguousarray(array.T, "u2"))
@@ -174,8 +173,8 @@ class Corpus:
         write_bytes(self.directory / "codes.json", json.dumps(description).encode("utf-8"))
 
     def codes(self) -> list[np.ndarray]:
-        """Every row's codes, int64 (K, T). FileNotFoundError before the `tokens` step, ValueError for
-        those of another corpus.
+        """Return all rows' codes, int64 (K, T). FileNotFoundError before the `tokens` step, ValueError for
+        codes of another corpus.
         """
         path, file = self.directory / "codes.json", _file(self.directory, "codes")
         if not path.is_file():
@@ -193,7 +192,7 @@ class Corpus:
         return [np.ascontiguousarray(part.T, dtype=np.int64) for part in np.split(flat, ends)]
 
     def check(self, tokens: TokenConfig) -> None:
-        """ValueError unless semantic tokens and codes, if there are any yet, are ids of these models."""
+        """ValueError unless semantic tokens and codes, if they exist, are valid ids for these models."""
         if self._arrays["semantic"].max(initial=0) >= tokens.semantic_vocab_size:
             file = _file(self.directory, "semantic")
             raise ValueError(f"{file} has ids above those of config.json: prepare the data again")
@@ -207,20 +206,20 @@ class Corpus:
 
 
 def _row(number: int, line: bytes) -> Row:
-    """A line of `rows.jsonl`. ValueError for one that `Writer` did not write."""
+    """Parse a line of `rows.jsonl`. ValueError if it is damaged."""
     try:
         given = json.loads(line)
         row = Row(**given)
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f"line {number} is no row") from None
+        raise ValueError(f"line {number} is not a row") from None
     texts, lengths = (row.text, row.speaker), (row.samples, row.semantic, row.spans)
     if not all(isinstance(text, str) for text in texts) or not all(map(_is_length, lengths)):
-        raise ValueError(f"line {number} has an entry of a wrong kind")
+        raise ValueError(f"line {number} has an entry of a wrong type")
     if row.spans not in (0, row.semantic):
         raise ValueError(f"line {number} has {row.spans} spans of {row.semantic} semantic tokens")
-    folder = PurePosixPath(row.speaker)  # a voice's file is named so
+    folder = PurePosixPath(row.speaker)  # becomes the name of a voice file
     if folder.is_absolute() or ".." in folder.parts or "\0" in row.speaker:
-        raise ValueError(f"line {number} names no speaker")
+        raise ValueError(f"line {number} has no valid speaker")
     return row
 
 
@@ -229,10 +228,11 @@ def _is_length(value: object) -> bool:
 
 
 def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[tuple[Path, dict]]:
-    """Each recording of a folder, and what it holds, as `Writer.add` takes it: `a.wav` at any rate, its text
-    `a.txt` and, where there is one, `a.npz` with `semantic` (N,) and perhaps `spans` (N, 2). A recording in a
-    subfolder has that name as its speaker. FileNotFoundError for a missing text, ValueError for a file that
-    is not what it should be.
+    """Yield (path, arguments of `Writer.add`) for each recording of a folder.
+
+    A recording is `a.wav` at any rate, its text `a.txt` and optionally `a.npz` with `semantic` (N,) and
+    perhaps `spans` (N, 2). Its subfolder is the speaker. FileNotFoundError for a missing text, ValueError for
+    a bad file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -248,7 +248,7 @@ def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[tuple[P
         except ValueError as error:
             raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
         if not len(row["audio"]):
-            raise ValueError(f"{path} has no sound")
+            raise ValueError(f"{path} is empty: it has no samples")
         tokens = path.with_suffix(".npz")
         if tokens.is_file():
             row.update(read_semantic(tokens))
@@ -256,7 +256,7 @@ def from_folder(folder: str | os.PathLike, sample_rate: int) -> Iterator[tuple[P
 
 
 def read_text(path: Path) -> str:
-    """A recording's text. FileNotFoundError, or ValueError where it is not UTF-8 or empty."""
+    """Read a recording's text. FileNotFoundError, or ValueError if it is not UTF-8 or empty."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: each recording needs its text")
     try:
@@ -264,12 +264,12 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     if not text:
-        raise ValueError(f"{path} is empty: it must say what is spoken")
+        raise ValueError(f"{path} is empty: it must have the text of the recording")
     return text
 
 
 def read_semantic(path: Path) -> dict[str, np.ndarray]:
-    """`semantic`, int64 (N,), and `spans` (N, 2) if there, of an `.npz`. ValueError for anything else."""
+    """Read `semantic` (N,), and `spans` (N, 2) if present, from an `.npz`. ValueError for anything else."""
     arrays = read_npz(path, ("semantic", "spans"))
     for name, ndim in (("semantic", 1), ("spans", 2)):
         array = arrays.get(name)

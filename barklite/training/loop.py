@@ -1,7 +1,7 @@
-"""The one training loop, of every model: steps that depend on nothing but the seed and their number, so that
-a run that was interrupted goes on exactly as if it had not been.
+"""The training loop of all models. A step depends only on the seed and its number, so an interrupted run
+continues exactly as if it had not been interrupted.
 
-A model's directory holds `last.pt` (weights, optimizers, step), `log.jsonl` (a line every few steps) and
+A model's directory has `last.pt` (weights, optimizers, step), `log.jsonl` (a line every few steps) and
 `loss.png`.
 """
 
@@ -25,24 +25,24 @@ from ..storage.checkpoint import check_tensors
 from ..storage.pickles import read_pickle
 from ..validation import pick_device
 
-Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and what is worth logging
+Loss = tuple[Tensor, dict[str, Tensor]]  # the loss, and numbers to log
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one model is trained. The learning rate rises over `warmup` steps, stays, and falls to nothing over
-    the last `decay` (a share) of all steps: a run may be cut shorter as long as that has not begun.
+    """Hyperparameters of one model's training. ValueError for impossible ones.
 
-    ValueError for settings that nothing can be trained with.
+    The learning rate rises over `warmup` steps, stays constant, and falls to 2 % over the last share `decay`
+    of all steps. Until the decay begins, `steps` may be changed.
     """
 
     steps: int = 1000
     batch_size: int = 16
     lr: float = 3e-3  # of AdamW
-    muon_lr: float = 0.02  # of Muon (Jordan, 2024), for the hidden matrices of the transformers; 0: AdamW
+    muon_lr: float = 0.02  # of Muon (Jordan, 2024), for matrices in transformer blocks; 0 uses AdamW
     warmup: int = 50
     decay: float = 0.5
-    clip: float = 1.0  # the gradient's norm
+    clip: float = 1.0  # maximal norm of the gradient
     seed: int = 0
     log_every: int = 50
     save_every: int = 200
@@ -56,14 +56,14 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
     def factor(self, step: int) -> float:
-        """The learning rate's, at a step that counts from 0."""
+        """Return the factor of the learning rate at a step, counted from 0."""
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return min(1.0, (step + 1) / self.warmup, max(left, 0.02))
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where training runs: process `rank` of `world`, one a GPU, when torchrun started them (`machine`)."""
+    """The device of this process, and its `rank` among `world` processes (`machine`)."""
 
     device: torch.device
     dtype: torch.dtype | None = None  # of autocast; None: float32
@@ -78,15 +78,15 @@ class Machine:
         return torch.autocast(self.device.type, self.dtype)
 
     def rng(self, seed: int, step: int) -> np.random.Generator:
-        """The only source of a step's choices; each process has its own."""
+        """Return the random generator of a step, different for each process."""
         return np.random.default_rng((seed, step, self.rank))
 
 
 @contextlib.contextmanager
 def machine(device: str | None, dtype: str | None, compile: bool = False) -> Iterator[Machine]:
-    """This process's part: under torchrun one of several (gloo on CPUs, NCCL on GPUs), else the only one.
+    """Yield this process's Machine; under torchrun, join the process group (gloo on CPUs, NCCL on GPUs).
 
-    device: None is CUDA where there is one. ValueError for a device or dtype that cannot be had.
+    device: None is CUDA if available. ValueError for an unavailable device or an unsupported dtype.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtypes = {None: None, "float32": None, "bfloat16": torch.bfloat16}
@@ -96,7 +96,7 @@ def machine(device: str | None, dtype: str | None, compile: bool = False) -> Ite
         yield Machine(pick_device(kind), dtypes[dtype], compile)
         return
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if kind.startswith("cuda"):  # each process has the GPU of its own number
+    if kind.startswith("cuda"):  # each process uses the GPU of its local rank
         kind = f"cuda:{os.environ['LOCAL_RANK']}"
     place = pick_device(kind)
     if place.type == "cuda":
@@ -109,17 +109,10 @@ def machine(device: str | None, dtype: str | None, compile: bool = False) -> Ite
 
 
 def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices within transformer blocks, AdamW for everything else. ValueError where PyTorch
-    has no Muon yet.
-    """
+    """Return the optimizers: Muon for matrices in transformer blocks, AdamW for all other parameters."""
     hidden = [p for name, p in model.named_parameters() if name.startswith("h.") and p.ndim == 2]
     if not settings.muon_lr or not hidden:
         return [torch.optim.AdamW(model.parameters(), settings.lr, betas=(0.9, 0.95), weight_decay=0.0)]
-    if not hasattr(torch.optim, "Muon"):
-        raise ValueError(
-            f"Muon needs PyTorch 2.9 and this is {torch.__version__}: "
-            "update it, or leave everything to AdamW with --muon-lr 0"
-        )
     inside = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in inside]
     return [
@@ -129,7 +122,7 @@ def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimiz
 
 
 class Kept(Protocol):
-    """What else a run trains."""
+    """Something whose state is saved with a run's, such as the decoder's adversary."""
 
     def state_dict(self) -> dict: ...
 
@@ -138,10 +131,10 @@ class Kept(Protocol):
 
 @dataclass
 class Run:
-    """One model on its way: `train` moves it on, and its directory always holds a whole state.
+    """The training run of one model. `train` continues it and saves its state atomically in `directory`.
 
-    Where that holds a state already, the run goes on from it, and the model's own weights do not count.
-    ValueError for a state that is damaged or another model's.
+    If the directory has a state, it replaces the model's weights. ValueError for a state that is damaged or
+    of another model.
     """
 
     directory: Path
@@ -151,7 +144,7 @@ class Run:
     step: int = 0
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
     kept: dict[str, "Kept"] = field(default_factory=dict)
-    _states: dict[str, dict] = field(default_factory=dict)
+    _states: dict[str, dict] = field(default_factory=dict)  # loaded states for `keep`
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -167,27 +160,27 @@ class Run:
     def _take(self, path: Path, state: dict) -> None:
         if len(state["optimizers"]) != len(self.optimizers):
             raise ValueError(
-                f"{path} was trained with other optimizers: give the same --muon-lr, 0 or not, again"
+                f"{path} was trained with other optimizers: as before, give --muon-lr 0 or a positive one"
             )
         another = f"{path} is another model's state: {type(self.model).__name__}"
         check_tensors(another, state["model"], self.model.state_dict())
         self.model.load_state_dict(state["model"])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            ours = optimizer.state_dict()  # whose settings stay: a file gives the moments alone
+            ours = optimizer.state_dict()  # load only the moments; hyperparameters are the current ones
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if not _are_moments(kept.get("state"), parameters):
                 raise ValueError(
-                    f"{path} is damaged: its optimizers are not this model's; remove it to begin anew"
+                    f"{path} is damaged: its optimizers are not this model's; remove it to start over"
                 )
             optimizer.load_state_dict({"state": kept["state"], "param_groups": ours["param_groups"]})
         self.step, self._states = state["step"], state.get("kept", {})
 
     def keep(self, name: str, thing: "Kept") -> None:
-        """Save the state of `thing` with the run's own from now on, and go on from what was saved."""
+        """Restore the saved state of `thing`, if any, and save it with the run's from now on."""
         if name in self._states:
             try:
                 thing.load_state_dict(self._states.pop(name))
-            except Exception as error:  # a damaged state gives any of PyTorch's errors
+            except Exception as error:  # a damaged state can raise many of PyTorch's errors
                 path = self.directory / "last.pt"
                 raise ValueError(f"{path} is another run's state: {first_line(error):.200}") from None
         self.kept[name] = thing
@@ -197,9 +190,9 @@ class Run:
         loss: Callable[[nn.Module, np.random.Generator], Loss],
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
     ) -> None:
-        """Go on until `settings.steps`. loss(model, rng) of one batch; validate(model) with each save.
+        """Train until `settings.steps`. loss(model, rng): of one batch. validate(model): called at each save.
 
-        ValueError when the gradients of `settings.log_every` steps in a row were not finite.
+        ValueError if the gradients of `settings.log_every` consecutive steps are not finite.
         """
         settings, chief = self.settings, self.machine.rank == 0
         model = self._wrapped()
@@ -210,7 +203,7 @@ class Run:
             unit=" steps",
             disable=not chief,
         )
-        seen: dict[str, list[Tensor]] = {}  # on the model's device: to read them would wait for it
+        seen: dict[str, list[Tensor]] = {}  # on the model's device; reading them would synchronise
         n, skipped, since = 0, 0, time.perf_counter()
         while self.step < settings.steps:
             self._set_rate()
@@ -219,14 +212,14 @@ class Run:
             value.backward()
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
             skipped = 0 if bool(norm.isfinite()) else skipped + 1
-            if not skipped:  # a step that overflowed is left out
+            if not skipped:  # skip a step that overflowed
                 for optimizer in self.optimizers:
                     optimizer.step()
             elif skipped == settings.log_every:
                 bar.close()
                 raise ValueError(
                     f"{self.directory.name}: the gradients of {skipped} steps in a row are not finite: "
-                    "lower --lr, or give --dtype float32"
+                    "lower --lr or use --dtype float32"
                 )
             self.model.zero_grad(set_to_none=True)
             self.step, n = self.step + 1, n + 1
@@ -289,22 +282,22 @@ class Run:
 
 
 def read_state(path: Path) -> dict:
-    """A `last.pt`, on the CPU: "model" and "optimizers" (state dicts), "step". ValueError for damage."""
+    """Read a `last.pt` to the CPU: "model" and "optimizers" (state dicts), "step". ValueError if damaged."""
     try:
         state = read_pickle(path)
     except ValueError as error:
         reason = str(error).removeprefix(f"{path} ")
-        raise ValueError(f"{path} is damaged ({reason:.200}): remove it to begin anew") from None
+        raise ValueError(f"{path} is damaged ({reason:.200}): remove it to start over") from None
     if not {"model", "optimizers", "step"} <= state.keys():
-        raise ValueError(f"{path} is no state of a training run")
+        raise ValueError(f"{path} is not the state of a training run")
     model, kept, step = state["model"], state["optimizers"], state["step"]
     tensors = isinstance(model, dict) and all(
         isinstance(key, str) and _is_plain(tensor) for key, tensor in model.items()
     )
     if not tensors or not isinstance(kept, list) or not all(isinstance(one, dict) for one in kept):
-        raise ValueError(f"{path} is no state of a training run")
+        raise ValueError(f"{path} is not the state of a training run")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**48:
-        raise ValueError(f"{path} is no state of a training run: its step is no number")
+        raise ValueError(f"{path} is not the state of a training run: its step is not a number")
     return state
 
 
@@ -314,7 +307,7 @@ def _is_plain(tensor: object) -> bool:
 
 
 def _are_moments(state: object, parameters: list[Tensor]) -> bool:
-    """Whether an optimizer's state is numbers and tensors as large as the parameters, by their place."""
+    """Whether an optimizer's state has, by parameter index, scalars and tensors of the parameters' shapes."""
     return isinstance(state, dict) and all(
         isinstance(i, int)
         and 0 <= i < len(parameters)
@@ -330,8 +323,8 @@ def _are_moments(state: object, parameters: list[Tensor]) -> bool:
 
 
 def read_log(directory: Path) -> list[dict[str, float]]:
-    """The lines of a run's log, by step; of steps that were computed twice, the later ones. A line that is
-    damaged, as the last one is when the machine stopped, is left out.
+    """Return a run's log, sorted by step. If a step ran twice the later line counts. Skips damaged lines,
+    such as the last one after a crash.
     """
     path = directory / "log.jsonl"
     lines = {}
@@ -355,7 +348,7 @@ def _is_number(value: object) -> bool:
 
 
 def trim_log(directory: Path, step: int) -> None:
-    """Drop what the log says of steps after `step`: they will be computed again."""
+    """Remove log lines of steps after `step`, which will run again."""
     path = directory / "log.jsonl"
     if path.is_file():
         kept = "".join(_line(line) for line in read_log(directory) if line["step"] <= step)
@@ -371,7 +364,7 @@ def _line(numbers: dict[str, float]) -> str:
 
 
 def plot(directory: Path) -> None:
-    """Draw `loss.png` from the log. Without matplotlib there is none."""
+    """Draw `loss.png` from the log, if matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,4 +1,4 @@
-"""The pitch of a voice and where its vibrations are: fundamental frequency and phase, once a codec frame.
+"""Pitch tracking: fundamental frequency and its phase for each codec frame.
 
 Axes: B batch, T frames, N samples of a window, L lags.
 """
@@ -10,22 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOWEST, HIGHEST = 60.0, 400.0  # Hz
-RATE = 4000  # Hz, about: where lags are searched
-SEEN = 0.025  # seconds that are compared with themselves a lag later
-VOICED = 0.6  # correlation from which on there is a voice
-SILENT = 0.003  # root of the mean square, below 1 kHz, of what is too soft to have one
-NEARLY = 0.9  # of the best correlation: the first lag that has as much is the period, not a multiple of it
-PERIODS = 2.5  # in the window that finds the phase
+RATE = 4000  # Hz, about: sample rate of the autocorrelation
+WINDOW = 0.025  # seconds of the autocorrelation window
+VOICED = 0.6  # minimal correlation of a voiced frame
+SILENT = 0.003  # RMS below 1 kHz, under which a frame is unvoiced
+NEARLY = 0.9  # the period is the first peak with this share of the best correlation, to avoid multiples of it
+PERIODS = 2.5  # length of the phase window
 
 
 def pitch(audio: Tensor, sample_rate: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Audio (B, hop * T) -> f0 in Hz, 0 where there is no voice, and the phase of the fundamental in the
-    middle of each frame, in radians: both (B, T).
+    """Audio (B, hop * T) -> f0 in Hz, 0 where unvoiced, and the phase of the fundamental in the middle of
+    each frame, in radians: both (B, T).
 
-    The period is the lag with the highest normalised correlation (after Talkin, 1995); how fast the phase
-    turns then makes it exact.
+    The period is the lag with the highest normalised autocorrelation (after Talkin, 1995), refined by the
+    change of phase over time.
     """
-    with torch.autocast(audio.device.type, enabled=False):  # 16 bits would blur it
+    with torch.autocast(audio.device.type, enabled=False):  # 16 bits are not precise enough
         return _pitch(audio.float(), sample_rate, hop)
 
 
@@ -43,13 +43,13 @@ def _pitch(audio: Tensor, sample_rate: int, hop: int) -> tuple[Tensor, Tensor]:
 
 
 def _by_correlation(audio: Tensor, sample_rate: int, middles: Tensor) -> Tensor:
-    """The period at each of `middles` (samples) as a frequency (B, T); 0 without a voice."""
+    """Estimate f0 (B, T) in Hz at each of `middles` (samples); 0 where unvoiced."""
     q = max(1, round(sample_rate / RATE))
     taps = torch.arange(-8 * q, 8 * q + 1, device=audio.device)
     low = torch.sinc(taps / (2 * q)) * torch.hann_window(len(taps) + 2, False, device=audio.device)[1:-1]
     soft = F.conv1d(audio[:, None], (low / low.sum())[None, None], stride=q, padding=8 * q)[:, 0]
     rate = sample_rate / q
-    N, first, last = round(SEEN * rate), int(rate / HIGHEST) - 1, math.ceil(rate / LOWEST) + 1
+    N, first, last = round(WINDOW * rate), int(rate / HIGHEST) - 1, math.ceil(rate / LOWEST) + 1
     reach = N + last
     at = (middles / q).round().long()[:, None] + torch.arange(reach, device=audio.device)
     frames = F.pad(soft, (reach // 2, reach))[:, at]  # (B, T, N + last)
@@ -69,12 +69,12 @@ def _by_correlation(audio: Tensor, sample_rate: int, middles: Tensor) -> Tensor:
 
 
 def _phase(audio: Tensor, sample_rate: int, middles: Tensor, f0: Tensor) -> Tensor:
-    """The angle of the component at f0 (B, T), in a window around each of `middles` (samples)."""
+    """Return the phase of the component at f0 (B, T), in a window around each of `middles` (samples)."""
     reach = math.ceil(PERIODS / 2 * sample_rate / LOWEST)
     whole = middles.round()
     n = torch.arange(-reach, reach + 1, device=audio.device)
     frames = F.pad(audio, (reach, reach + 1))[:, (whole.long() + reach)[:, None] + n]  # (B, T, N)
-    there = (whole - middles)[:, None] + n  # samples from the middle itself
+    there = (whole - middles)[:, None] + n  # samples from the exact middle
     turns = there * f0[..., None] / sample_rate
     window = 0.5 + 0.5 * torch.cos(2 * math.pi * (turns / PERIODS).clamp(-0.5, 0.5))
     real = (frames * window * torch.cos(2 * math.pi * turns)).sum(-1)

@@ -1,7 +1,6 @@
-"""What all steps of training begin with, a prepared directory: of the built-in voice, or of a folder of one's
-own recordings.
+"""Prepares a training directory, for the built-in voice or from a folder of recordings.
 
-DIR/config.json, tokenizer.model   what the models are
+DIR/config.json, tokenizer.model   the models' configuration
 DIR/data/                          the corpus (`data`)
 """
 
@@ -26,12 +25,12 @@ from .texts import held_out, training_texts
 
 
 def prepare_voice(directory: Path, recipe: Recipe, processes: int | None = None) -> None:
-    """The built-in voice's corpus, tokenizer and configuration, unless they are there. OSError without
-    flite or WordNet; FileExistsError for a directory that was prepared for something else.
+    """Make the built-in voice's corpus, tokenizer and configuration, unless they exist. OSError without flite
+    or WordNet; FileExistsError for a directory that was prepared for other recordings.
     """
     if (directory / "config.json").is_file():
         if not (directory / "data" / UNITS).is_file():
-            raise FileExistsError(f"{directory} is prepared for other recordings: name another directory")
+            raise FileExistsError(f"{directory} is prepared for other recordings: give another directory")
         return
     texts = training_texts(recipe.wordnet, recipe.n_everyday, recipe.seed, held_out())
     processes = processes or os.cpu_count() or 1
@@ -41,12 +40,12 @@ def prepare_voice(directory: Path, recipe: Recipe, processes: int | None = None)
 
 
 def train_tokenizer(path: Path, texts: Iterable[str]) -> int:
-    """A SentencePiece model whose pieces are characters; gives their number. ValueError if there are none."""
+    """Train a SentencePiece model of characters and return its vocabulary size. ValueError without texts."""
     import sentencepiece
 
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise ValueError("the texts have no English words: bring a tokenizer of your own, with --config")
+        raise ValueError("the texts have no English words: give your own tokenizer with --config")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -71,15 +70,15 @@ def prepare_folder(
     config: str | os.PathLike | None = None,
     init: str | os.PathLike | None = None,
 ) -> Corpus:
-    """Make a corpus of one's own recordings (`data.from_folder`).
+    """Make a corpus from a folder of recordings (`data.from_folder`).
 
-    The models' configuration and tokenizer are those of the checkpoint `init`, to fine-tune it; else of the
-    file `config`, a tokenizer's file beside it; else the built-in voice's sizes, with as many semantic ids as
-    the recordings use. FileExistsError for a directory that has a corpus; ValueError, or FileNotFoundError,
-    for what does not fit together.
+    init: a checkpoint to fine-tune, whose configuration and tokenizer are used. config: a configuration file,
+    with its tokenizer in the same directory. By default, the models have the built-in voice's sizes and as
+    many semantic ids as the recordings use. FileExistsError for a directory that has a corpus; ValueError or
+    FileNotFoundError for bad input.
     """
     if (directory / "config.json").is_file():
-        raise FileExistsError(f"{directory} is prepared already: name another directory")
+        raise FileExistsError(f"{directory} is prepared already: give another directory")
     models = tokenizer = None
     if init is not None:
         opened, _ = hub.find(os.fspath(init), None, False)
@@ -89,7 +88,7 @@ def prepare_folder(
     if models is not None:  # a codec with an encoder may have more codebooks than Bark uses
         models = replace(models, codec=replace(models.codec, n_codebooks=models.tokens.n_codebooks))
 
-    shape = models or voice_config(1, 1)  # whose rates do not depend on the recordings
+    shape = models or voice_config(1, 1)  # only the rates are used
     most, texts = 1, []
     with Writer(directory / "data") as writer:
         for path, row in from_folder(folder, shape.codec.sample_rate):
@@ -112,8 +111,8 @@ def prepare_folder(
 
 
 def check_semantic(row: dict, config: BarkConfig, vocabulary: bool) -> None:
-    """ValueError unless a row's semantic tokens last as long as its sound and are in the `vocabulary`, if
-    there is one yet.
+    """ValueError unless a row's semantic tokens are as long as its audio, and within the vocabulary if it is
+    known (`vocabulary`).
     """
     semantic, tokens = row["semantic"], config.tokens
     size = tokens.semantic_vocab_size
@@ -123,12 +122,12 @@ def check_semantic(row: dict, config: BarkConfig, vocabulary: bool) -> None:
     if abs(seconds - spoken) > 0.1 + 0.03 * seconds:
         raise ValueError(
             f"{row['text']!r}: {len(semantic)} semantic tokens at {tokens.semantic_rate:g} a second "
-            f"are {spoken:.2f} s, but the sound has {seconds:.2f} s"
+            f"are {spoken:.2f} s, but the audio has {seconds:.2f} s"
         )
 
 
 def check_spans(corpus: Corpus, tokenizer: Tokenizer) -> None:
-    """ValueError unless all spans lie within their texts' ids."""
+    """ValueError unless all spans are within their texts' ids."""
     for i, row in enumerate(corpus.rows):
         spans = corpus.spans(i)
         if spans is None:
@@ -139,7 +138,7 @@ def check_spans(corpus: Corpus, tokenizer: Tokenizer) -> None:
 
 
 def configured(path: Path) -> tuple[BarkConfig, Tokenizer]:
-    """A configuration file, and the tokenizer beside it. FileNotFoundError without that, or ValueError."""
+    """Read a configuration file and the tokenizer next to it. FileNotFoundError or ValueError."""
     config = _config(path)
     tokenizer = tokenizer_of(path.parent, config)
     check_vocabulary(tokenizer, config.tokens)
@@ -147,7 +146,7 @@ def configured(path: Path) -> tuple[BarkConfig, Tokenizer]:
 
 
 def _config(path: Path) -> BarkConfig:
-    """ValueError that names the file, for one that is no configuration."""
+    """Read a configuration file. ValueError, naming the file, if it is not one."""
     try:
         config = BarkConfig.from_dict(read_json(path))
     except ValueError as error:
@@ -158,12 +157,12 @@ def _config(path: Path) -> BarkConfig:
 
 
 def write_config(directory: Path, config: BarkConfig) -> None:
-    """`config.json`: it makes a directory a prepared one, so it comes last."""
+    """Write `config.json`. It marks the directory as prepared, so it must be written last."""
     write_bytes(directory / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode("utf-8"))
 
 
 def read_config(directory: Path) -> BarkConfig:
-    """FileNotFoundError before `prepare`, ValueError for a damaged one."""
+    """Read `config.json`. FileNotFoundError before `prepare`, ValueError if it is damaged."""
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} has no config.json: run `prepare` first")
@@ -171,16 +170,16 @@ def read_config(directory: Path) -> BarkConfig:
 
 
 def corpus_of(directory: Path) -> Corpus:
-    """FileNotFoundError before `prepare`."""
+    """Open the corpus. FileNotFoundError before `prepare`."""
     return Corpus(directory / "data")
 
 
 def tokenizer_of(directory: Path, config: BarkConfig) -> Tokenizer:
-    """FileNotFoundError if its file is not in the directory."""
+    """Load the tokenizer. FileNotFoundError if its file is not in the directory."""
     kind = KINDS[config.tokenizer]
     if kind.file_name is None:
         return kind.load()
     path = directory / kind.file_name
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: config.json asks for the tokenizer {config.tokenizer!r}")
+        raise FileNotFoundError(f"{path} is missing: config.json needs the tokenizer {config.tokenizer!r}")
     return kind.load(path)

@@ -1,5 +1,5 @@
-"""The residual vector quantiser while it learns (Défossez et al., 2022, section 3.2): codebooks follow the
-exponential moving average of what is assigned to them, and entries that nothing is assigned to are revived.
+"""The residual vector quantiser in training (Défossez et al., 2022, section 3.2). Codebook entries are
+exponential moving averages of the vectors assigned to them; unused entries are replaced by random vectors.
 
 Axes: N vectors, K codebooks, V entries a codebook, D dimension.
 """
@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 DECAY = 0.99  # of the moving averages
-DEAD = 0.02  # an entry with less than this share of an even one's vectors is dead
+DEAD = 0.02  # an entry with less than this share of the mean count is dead
 
 
 class ResidualQuantizer(nn.Module):
-    """codebooks (K, V, D), and the moving averages that they come from: sums (K, V, D) and counts (K, V),
-    which are 0 where nothing was learned.
+    """Codebooks (K, V, D), and their moving averages: sums (K, V, D) and counts (K, V), 0 before training.
 
-    n_first: the first codebook is of the last so many numbers of a vector alone, the others are of the rest;
-    0: all are of everything.
+    n_first: the first codebook encodes only the last n_first dimensions, the others encode the rest. 0: all
+    codebooks encode all dimensions.
     """
 
     def __init__(self, n_codebooks: int, codebook_size: int, dimension: int, n_first: int = 0):
@@ -32,7 +31,7 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("sees", sees, persistent=False)
 
     def encode(self, vectors: Tensor) -> Tensor:
-        """(N, D) -> codes int64 (K, N): each codebook names the entry nearest to what the others left."""
+        """(N, D) -> codes int64 (K, N): each codebook's nearest entry to the residual of those before."""
         residual, codes = vectors, []
         for book, sees in zip(self.codebooks, self.sees, strict=True):
             codes.append(nearest(residual * sees, book))
@@ -41,14 +40,15 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def learn(self, vectors: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
-        """One step on (N, D): the mean squared error after each codebook (K,), and how many entries revived.
+        """Update on vectors (N, D). Return the mean squared error after each codebook (K,), and the number of
+        replaced entries.
 
-        generator: on the CPU, whatever the vectors are on, so that its numbers are the same everywhere.
+        generator: on the CPU, so that results are the same on every device.
         """
         whole, errors, revived = vectors, [], 0
         for book, sums, counts, sees in zip(self.codebooks, self.sums, self.counts, self.sees, strict=True):
             residual = whole * sees
-            if not counts.any():  # the first step: entries are vectors drawn from the batch
+            if not counts.any():  # first step: initialise entries with vectors of the batch
                 picked = torch.randperm(len(residual), generator=generator)[: len(book)]
                 picked = picked.repeat(-(-len(book) // len(picked)))[: len(book)]
                 book.copy_(residual[picked])

@@ -1,4 +1,4 @@
-"""The built-in voice in numbers: what it learns from, how large it is, how long it is trained."""
+"""The built-in voice's hyperparameters: corpus, model sizes, training settings."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from .loop import Settings
 from .speech import Speaker
 
 SPEAKERS = (Speaker("low", "rms", 100.0, 0.144, 1.6), Speaker("high", "slt", 173.5, 0.1, 1.1))
-FRAMES_A_UNIT = 6  # semantic tokens a phone; the last one repeats
+FRAMES_A_UNIT = 6  # semantic ids per phone; the last one repeats
 
 
 SETTINGS = {
@@ -30,11 +30,11 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `voice` prepares; `SETTINGS` say how long each model is trained."""
+    """The corpus and model sizes of the command `voice`; `SETTINGS` has the training settings."""
 
     wordnet: str = "/usr/share/wordnet"
     n_everyday: int = 40_000
-    n_aloud: int = 8_000  # texts that are also sound, the speakers in turn
+    n_aloud: int = 8_000  # texts with audio, by alternating speakers
     seed: int = 0
     size: tuple[int, int, int] = (5, 6, 192)  # layers, heads, width of each token model
 
@@ -42,8 +42,8 @@ class Recipe:
 def voice_config(
     n_text_ids: int, n_semantic_ids: int, size: tuple[int, int, int] = Recipe.size
 ) -> BarkConfig:
-    """A small Bark at 16 kHz: 50 frames a second, each one semantic token and 6 codes of 9 bits, 3 of them
-    coarse. Ids follow one another without gaps.
+    """Return the configuration of a small Bark at 16 kHz with 50 frames a second, each with one semantic
+    token and 6 codes of 9 bits, of which 3 are coarse. Id ranges have no gaps.
     """
     codebook_size, n_coarse, n_codebooks, n_text = 512, 3, 6, 128
     layers, heads, width = size
@@ -73,7 +73,7 @@ def voice_config(
         max_fine_history=128,
     )
     shape = {"n_layer": layers, "n_head": heads, "n_embd": width}
-    most = 512  # semantic tokens a call: 10 s
+    most = 512  # semantic tokens per generation: 10 s
     return BarkConfig(
         semantic=GPTConfig(
             input_vocab_size=text_pad + 2,
@@ -100,7 +100,7 @@ def voice_config(
         tokens=tokens,
         tokenizer="english",
         generation=GenerationConfig(
-            semantic=SamplingConfig(0.0),  # the likeliest is the clearest
+            semantic=SamplingConfig(0.0),  # greedy is most intelligible
             coarse=SamplingConfig(0.2),
             fine=SamplingConfig(0.0),
             min_eos_p=0.5,

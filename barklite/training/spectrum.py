@@ -1,4 +1,4 @@
-"""Mel spectra and pitch: what the codec's latents are, and what its decoder is trained to match.
+"""Mel spectra and pitch: the codec's latents, and the spectral loss of its decoder.
 
 Axes: B batch, T frames, M mel bands.
 """
@@ -13,16 +13,16 @@ from torch import Tensor
 from ..config import CodecConfig
 from .pitch import pitch
 
-FLOOR = 0.05  # of a magnitude, before its logarithm: what is softer counts as silence
-PARTS = 2  # spectra a frame: two, half a frame apart, keep a burst's place
-N_PITCH = 3  # numbers of a frame's pitch
-HEIGHT, MIDDLE = 3.0, 130.0  # of an octave on the cylinder, whose radius is 1; Hz at height 0
-RESOLUTIONS = ((256, 32), (512, 48), (1024, 80), (2048, 80))  # (window, bands) of the loss
+FLOOR = 0.05  # added to magnitudes before the logarithm: softer ones count as silence
+PARTS = 2  # spectra per frame, half a frame apart, to locate bursts
+N_PITCH = 3  # dimensions of the pitch
+HEIGHT, MIDDLE = 3.0, 130.0  # height of an octave on the cylinder of radius 1; pitch in Hz at height 0
+RESOLUTIONS = ((256, 32), (512, 48), (1024, 80), (2048, 80))  # (window, mel bands) of the loss
 
 
 @cache
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """Triangles on the mel scale (O'Shaughnessy's), up to half the sample rate: (M, n_fft / 2 + 1)."""
+    """Return triangular filters (M, n_fft / 2 + 1) on O'Shaughnessy's mel scale, up to sample_rate / 2."""
 
     def mel(hertz: Tensor) -> Tensor:
         return 2595 * torch.log10(1 + hertz / 700)
@@ -35,19 +35,19 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
 
 
 def mel(audio: Tensor, sample_rate: int, window: int, hop: int, n_mels: int, n_fft: int) -> Tensor:
-    """Audio (B, samples), already padded -> magnitudes (B, M, T)."""
+    """Audio (B, samples), already padded -> mel magnitudes (B, M, T)."""
     shape = torch.hann_window(window, device=audio.device)
-    with torch.autocast(audio.device.type, enabled=False):  # 16 bits would blur what the logarithm spreads
+    with torch.autocast(audio.device.type, enabled=False):  # 16 bits are not precise enough for the logarithm
         spectrum = torch.stft(audio.float(), n_fft, hop, window, shape, center=False, return_complex=True)
         return mel_filters(sample_rate, n_fft, n_mels).to(audio.device) @ spectrum.abs()
 
 
 def latents(audio: Tensor, config: CodecConfig) -> Tensor:
-    """Audio (B, hop * T) -> the codec's latents (B, dimension, T): `PARTS` log mel spectra of each frame,
-    then its pitch, `N_PITCH` numbers: a point on a cylinder, whose height is the pitch and whose angle is the
-    phase of the fundamental; on its axis where there is no voice.
+    """Audio (B, hop * T) -> the codec's latents (B, dimension, T).
 
-    With the phase the codes say where pulses lie, so that a decoder need not guess it.
+    A frame has `PARTS` log mel spectra and `N_PITCH` numbers for the pitch: a point on a cylinder, with the
+    pitch as height and the phase of the fundamental as angle, or the origin if it is unvoiced. The phase
+    tells the decoder where pulses are.
     """
     hop, n_fft, window = config.hop // PARTS, 2 * config.hop, config.hop * 5 // 4
     reach = (n_fft - hop) // 2  # torch centres a window in its n_fft samples
@@ -63,8 +63,8 @@ def latents(audio: Tensor, config: CodecConfig) -> Tensor:
 
 
 def spectral_loss(audio: Tensor, target: Tensor, sample_rate: int) -> Tensor:
-    """Distance of mel spectra at four resolutions, logarithmic (every band counts) and linear (the loud
-    ones), after Défossez et al., 2022, section 3.4. Both (B, samples).
+    """Return the distance of mel spectra at four resolutions, logarithmic (weights all bands) plus linear
+    (weights loud ones), after Défossez et al., 2022, section 3.4. Both inputs are (B, samples).
     """
     loss = audio.new_zeros(())
     for window, n_mels in RESOLUTIONS:

@@ -1,9 +1,9 @@
-"""Speech with its phones and its pitch, from flite: the teacher of the built-in voice.
+"""Synthesises speech with flite, the teacher of the built-in voice, with its phones and pitch.
 
-flite's voices rms and slt are statistical models of recordings of real people (CMU ARCTIC, Kominek and Black,
-2004). It is called through its C library (Debian packages flite and libflite1), which also gives what it
-decided before it made sound: every phone's end, and the pitch every 5 ms. It never lets a question rise, so
-`raised` draws that into its pitch before the sound is made.
+flite's voices rms and slt are statistical models of recorded speakers (CMU ARCTIC, Kominek and Black, 2004).
+It is called through its C library (Debian packages flite and libflite1), which also returns the end of each
+phone and the pitch every 5 ms. flite does not raise the pitch at the end of questions, so `raised` changes
+the pitch before the audio is synthesised.
 """
 
 import ctypes
@@ -14,18 +14,18 @@ from functools import cache
 
 import numpy as np
 
-RATE = 16_000  # samples a second of flite's sound
+RATE = 16_000  # sample rate of flite's audio
 PAUSE = "pau"
 TRACK = 0.005  # seconds between two values of the pitch
-BEFORE, AFTER = 0.04, 0.08  # seconds of silence that stay at the ends
-RISE = 0.5  # octaves that a question rises over its last stressed syllable and what follows
+BEFORE, AFTER = 0.04, 0.08  # seconds of silence to keep at the ends
+RISE = 0.5  # octaves by which a question rises, from its last stressed syllable on
 WH = frozenset(("what", "who", "whom", "whose", "where", "when", "why", "which", "how"))
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice of flite. f0: its middle pitch in Hz; spread: the standard deviation of the pitch's logarithm;
-    gain: of the sound, so that all speakers are equally loud.
+    """A voice of flite. f0: its mean pitch in Hz. spread: standard deviation of the logarithm of the pitch.
+    gain: factor that makes all speakers equally loud.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Speaker:
 
 @dataclass
 class Speech:
-    """audio: float32 (samples,) at `RATE`. phones: (start in seconds, name). words: (start in seconds, first
-    character). f0: Hz every `TRACK` seconds, 0 where there is no voice. All times are those of `audio`.
+    """Synthesised speech. audio: float32 (samples,) at `RATE`. phones: (start in seconds, name). words:
+    (start in seconds, index of the first character). f0: Hz every `TRACK` seconds, 0 where unvoiced.
     """
 
     audio: np.ndarray
@@ -67,7 +67,7 @@ class _Track(ctypes.Structure):
     ]
 
 
-_FUNCTIONS = {  # of libflite: result, arguments
+_FUNCTIONS = {  # of libflite: (result type, *argument types)
     "flite_init": (c_int,),
     "flite_synth_text": (c_void_p, c_char_p, c_void_p),
     "delete_utterance": (None, c_void_p),
@@ -88,11 +88,11 @@ _FUNCTIONS = {  # of libflite: result, arguments
     "delete_track": (None, POINTER(_Track)),
 }
 _WORD = b"R:SylStructure.parent.parent."
-_COARSEST = 20  # of `mlsa_speed_param`: sound that nobody will hear is made of few coefficients
+_COARSEST = 20  # value of `mlsa_speed_param` for audio that is thrown away: few coefficients
 
 
 class Flite:
-    """The library, started once a process. OSError in words if it is not installed."""
+    """The flite library, initialised once per process. OSError if it is not installed."""
 
     def __init__(self):
         try:
@@ -104,7 +104,7 @@ class Flite:
             function.restype, function.argtypes = result, arguments
         self._lib.flite_init()
 
-    @cache  # noqa: B019 (there is one Flite a process)
+    @cache  # noqa: B019 (there is one Flite per process)
     def _voice(self, name: str) -> int:
         try:
             register = getattr(ctypes.CDLL(f"libflite_cmu_us_{name}.so.1"), f"register_cmu_us_{name}")
@@ -114,9 +114,9 @@ class Flite:
         return register(None)
 
     def say(self, text: str, voice: str, aloud: bool = True) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
-        """int16 audio, f0, and the segments: (name, end in seconds, token's number or -1, stressed).
+        """Return int16 audio, f0, and segments: (phone, end in seconds, token index or -1, stressed).
 
-        aloud: without it the sound is a rough one, made in half the time.
+        aloud: if False, the audio is rough and takes half the time.
         """
         lib, place = self._lib, self._voice(voice)
         features = ctypes.cast(place, POINTER(c_void_p))[1]
@@ -150,7 +150,7 @@ class Flite:
         return samples, higher, segments
 
     def _again(self, features: int, track) -> np.ndarray:
-        """The sound of an utterance whose pitch was changed."""
+        """Synthesise an utterance again, after its pitch was changed."""
         lib = self._lib
         model = lib.val_cg_db(lib.feat_val(features, b"cg_db"))
         strengths = lib.feat_val(features, b"str_track")
@@ -173,13 +173,13 @@ def flite() -> Flite:
 
 
 def tokens_of(text: str) -> list[re.Match]:
-    """What flite takes as one token each: letters and what is between two spaces with them."""
+    """Split a text into flite's tokens: runs between spaces that have a letter."""
     return list(re.finditer(r"\S*[a-z]\S*", text))
 
 
 def questions(text: str) -> list[int]:
-    """The numbers of the tokens that end a question which can be answered by yes or no: it rises. Those that
-    begin with a question word, or offer a choice, fall.
+    """Return the indices of tokens that end a yes/no question, whose pitch rises. Questions that begin with a
+    question word or offer a choice fall.
     """
     found, first, tokens = [], 0, [match[0] for match in tokens_of(text)]
     for i, token in enumerate(tokens):
@@ -193,7 +193,7 @@ def questions(text: str) -> list[int]:
 
 
 def raised(text: str, segments: list[tuple], f0: np.ndarray) -> np.ndarray:
-    """`f0` with a rise at the end of each of the `questions`."""
+    """Return `f0` with a rise at the end of each of the `questions`."""
     result = f0.copy()
     starts = [0.0, *(end for _, end, _, _ in segments[:-1])]
     for last in questions(text):
@@ -201,7 +201,7 @@ def raised(text: str, segments: list[tuple], f0: np.ndarray) -> np.ndarray:
         if not inside:
             continue
         k = max((k for k in inside if segments[k][3]), default=inside[0])
-        while k > inside[0] and segments[k - 1][3]:  # from the beginning of the stressed syllable
+        while k > inside[0] and segments[k - 1][3]:  # go to the beginning of the stressed syllable
             k -= 1
         frames = np.arange(round(starts[k] / TRACK), min(len(f0), round(segments[inside[-1]][1] / TRACK)))
         voiced = frames[f0[frames] > 0]
@@ -212,8 +212,8 @@ def raised(text: str, segments: list[tuple], f0: np.ndarray) -> np.ndarray:
 
 
 def speak(text: str, speaker: Speaker, aloud: bool = True) -> Speech | None:
-    """Speak a text in the alphabet of the training texts. None where flite divides it into other words than
-    spaces do (it then reads something else than it says).
+    """Synthesise a text in the alphabet of the training texts. None if flite splits it into other words than
+    spaces do, because then its phones cannot be assigned to words.
     """
     samples, f0, segments = flite().say(text, speaker.voice, aloud)
     places = [match.start() for match in tokens_of(text)]

@@ -1,9 +1,8 @@
-"""The built-in voice's corpus: texts spoken by flite, with semantic tokens from its own phones and pitch.
+"""Makes the built-in voice's corpus: texts spoken by flite, with semantic tokens from its phones and pitch.
 
-A semantic token says which phone sounds in a frame, how high (a pitch class, relative to the speaker's
-middle), and in which of the phone's frames we are (the last one stays for the rest of a long phone): what is
-said, when and with which melody, but not who says it. Most texts need no sound, for they only teach the
-semantic model; the others are spoken in turn by each speaker.
+A semantic token encodes a frame's phone, its pitch class (relative to the speaker's mean), and the frame's
+index within the phone (limited for long phones). So the tokens encode content, timing and intonation, but not
+the speaker. Most texts get no audio and train only the semantic model; for the others the speakers alternate.
 """
 
 import json
@@ -19,8 +18,8 @@ from .data import Writer
 from .speech import PAUSE, RATE, TRACK, Speaker, Speech, speak
 
 UNITS = "units.json"
-CHUNK = 250  # texts a job
-CLASS = 0.7  # standard deviations of the speaker's pitch in a pitch class
+CHUNK = 250  # texts per job
+CLASS = 0.7  # width of a pitch class, in standard deviations of the speaker's pitch
 LOWEST, HIGHEST = -4, 5  # pitch classes
 VOICELESS = frozenset(f"{PAUSE} p t k ch f th s sh hh".split())
 
@@ -34,10 +33,10 @@ def write_corpus(
     frame: int,
     processes: int,
 ) -> int:
-    """Speak `texts`, keep the sound of the first `n_aloud`; gives the number of semantic ids.
+    """Speak `texts`, with audio for the first `n_aloud`. Return the number of semantic ids.
 
-    A unit is a phone with its pitch class. The order of units, most frequent first, is kept in `units.json`:
-    id = place * frames_a_unit + frame.
+    A unit is a phone with its pitch class. `units.json` lists the units, most frequent first. A semantic id
+    is index of the unit * frames_a_unit + frame within the unit.
     """
     jobs = [
         (texts[i : i + CHUNK], [speakers[j % len(speakers)] for j in range(i, i + CHUNK)], i, n_aloud, frame)
@@ -61,7 +60,7 @@ def write_corpus(
 
 
 def _spoken(job) -> list[tuple]:
-    """One job's texts: (text, speaker, int16 audio or None, [(unit, its frame)], spans)."""
+    """Run one job. Return (text, speaker, int16 audio or None, [(unit, frame within it)], spans) per text."""
     texts, speakers, first, n_aloud, frame = job
     rows = []
     for i, (text, speaker) in enumerate(zip(texts, speakers, strict=False), start=first):
@@ -77,7 +76,7 @@ def _spoken(job) -> list[tuple]:
 
 
 def units(speech: Speech, speaker: Speaker) -> list[tuple[float, str]]:
-    """The phones, the voiced ones with the class of their mean pitch: (start in seconds, name)."""
+    """Return (start in seconds, unit) of each phone: its name, for a voiced one with its pitch class."""
     ends = [start for start, _ in speech.phones[1:]] + [np.inf]
     at, found = np.arange(len(speech.f0)) * TRACK, []
     for (start, name), end in zip(speech.phones, ends, strict=True):
@@ -92,8 +91,8 @@ def units(speech: Speech, speaker: Speaker) -> list[tuple[float, str]]:
 def framed(
     units: Sequence[tuple[float, str]], n: int, seconds: float
 ) -> tuple[list[tuple[str, int]], np.ndarray]:
-    """Which unit sounds at the middle of each of n frames, with the frames since it began; and its place in
-    `units`.
+    """Return for each of n frames the unit at its middle and the frame's index within it, and the indices
+    into `units`.
     """
     middles = (np.arange(n) + 0.5) * seconds
     starts = np.array([start for start, _ in units])
@@ -104,8 +103,8 @@ def framed(
 
 
 def spans_of(text: str, speech: Speech, which: Iterable[int]) -> np.ndarray:
-    """(N, 2): the first and last character of `text` that each frame may be speaking, generously: a word's
-    phones and letters run side by side.
+    """Return (N, 2): the first and last character of `text` that each frame may belong to. A word's phones
+    are spread evenly over its letters, with some tolerance.
     """
     phones, words = speech.phones, [position for _, position in speech.words]
     begins = np.array([start for start, _ in speech.words])
@@ -121,6 +120,6 @@ def spans_of(text: str, speech: Speech, which: Iterable[int]) -> np.ndarray:
             if p in spoken:
                 at = first + (spoken.index(p) + 0.5) / len(spoken) * (last - first)
                 spans[p] = max(first, int(at - 1.5)), min(last - 1, int(np.ceil(at + 0.5)))
-            elif starts[p] > begins[0]:  # a pause is at the end of its word
+            elif starts[p] > begins[0]:  # a pause belongs to the end of its word
                 spans[p] = last - 1
     return np.clip(spans, 0, len(text) - 1)[np.asarray(which)]

@@ -1,4 +1,4 @@
-"""What each command of `python -m barklite.training` does in a directory that `prepare` made, adding to it:
+"""The commands of `python -m barklite.training`. They add to a directory that `prepare` made:
 
 DIR/quantizer, decoder, encoder, semantic, coarse, fine/    one model each (`loop`)
 DIR/data/codes.*                                            the codes of every recording
@@ -35,7 +35,7 @@ LONGEST = 3.0  # seconds of a voice prompt
 def run_of(
     directory: Path, name: str, settings: Settings, machine: Machine, init: str | os.PathLike | None = None
 ) -> Run:
-    """One model's run, begun or gone on with. init: a checkpoint, in any layout, to begin with."""
+    """Start or continue one model's run. init: a checkpoint in any layout, for the initial weights."""
     config = read_config(directory)
     if name in ("decoder", "encoder"):
         model = getattr(codec, name)(config.codec)
@@ -49,7 +49,7 @@ def run_of(
 
 
 def begin_with(model: nn.Module, name: str, config: BarkConfig, init: str | os.PathLike) -> None:
-    """Take the weights of a checkpoint's model. ValueError if it has another size, or no encoder."""
+    """Copy the weights of a checkpoint's model. ValueError if it has another size or no encoder."""
     opened, _ = hub.find(os.fspath(init), None, False, name == "encoder")
     check_sizes(opened, name, config)
     if name in ("decoder", "encoder"):
@@ -60,10 +60,10 @@ def begin_with(model: nn.Module, name: str, config: BarkConfig, init: str | os.P
 
 
 def check_sizes(opened: Checkpoint, name: str, config: BarkConfig) -> None:
-    """ValueError unless a checkpoint's model is of the size that `config` says."""
+    """ValueError unless a checkpoint's model has the sizes in `config`."""
     field = name if name in ("semantic", "coarse", "fine") else "codec"
     theirs, ours = getattr(opened.config, field), getattr(config, field)
-    if field == "codec":  # one with its encoder may have more codebooks, of which the first ones are used
+    if field == "codec":  # with an encoder it may have more codebooks; the first ones are used
         n = min(theirs.n_codebooks, ours.n_codebooks)
         theirs, ours = replace(theirs, encoder=False, n_codebooks=n), replace(ours, encoder=False)
     if theirs != ours:
@@ -71,36 +71,35 @@ def check_sizes(opened: Checkpoint, name: str, config: BarkConfig) -> None:
 
 
 def quantizer(directory: Path, settings: Settings, machine: Machine) -> ResidualQuantizer:
-    """Train the codebooks, unless they are there."""
+    """Train the codebooks, unless they exist."""
     return codec_training.train_quantizer(
         corpus_of(directory), read_config(directory).codec, directory / "quantizer", settings, machine
     )
 
 
 def codebooks(directory: Path, config: BarkConfig, machine: Machine) -> tuple[ResidualQuantizer, bool]:
-    """The quantiser that the codes are of, and whether it was trained here: else `tokens` took it from a
-    checkpoint. FileNotFoundError before either.
+    """Return the quantiser, and whether it was trained here or copied from a checkpoint by `tokens`.
+
+    FileNotFoundError if neither has been done.
     """
     model = codec_training.read_quantizer(directory / "quantizer", config.codec, machine)
     return model, bool(model.counts.any())
 
 
 def extract(directory: Path, machine: Machine, init: str | os.PathLike | None = None) -> None:
-    """Codes of every recording: by the trained quantiser, or by the codec of a checkpoint, whose codebooks
-    are kept in its place. ValueError if there are both.
+    """Compute the codes of all recordings, with the trained quantiser, or with the codec of the checkpoint
+    `init`, whose codebooks are then saved as the quantiser. ValueError if a quantiser was trained too.
     """
     corpus, config = corpus_of(directory), read_config(directory)
     path = directory / "quantizer" / codec_training.FILE
     if init is None:
         model, ours = codebooks(directory, config, machine)
         if not ours:
-            raise ValueError(f"{path} holds a checkpoint's codebooks: give --init again")
+            raise ValueError(f"{path} has a checkpoint's codebooks: give --init again")
         codes = codec_training.codes_of_corpus(corpus, config.codec, model, machine)
     else:
         if path.is_file() and codebooks(directory, config, machine)[1]:
-            raise ValueError(
-                f"{path} was trained here, and --init brings other codebooks: choose a new --out"
-            )
+            raise ValueError(f"{path} was trained here, but --init has other codebooks: choose a new --out")
         opened, _ = hub.find(os.fspath(init), None, False, True)
         check_sizes(opened, "codec", config)
         K, V, D = config.codec.n_codebooks, config.codec.codebook_size, config.codec.dimension
@@ -119,21 +118,21 @@ def train(
     machine: Machine,
     init: str | os.PathLike | None = None,
 ) -> None:
-    """Train "decoder", "encoder", "semantic", "coarse" or "fine", from where it was left.
+    """Train "decoder", "encoder", "semantic", "coarse" or "fine", or continue its training.
 
-    FileNotFoundError if a step before it is missing, ValueError for data or weights that do not fit.
+    FileNotFoundError if an earlier step is missing, ValueError for data or weights that do not fit.
     """
     corpus, config = corpus_of(directory), read_config(directory)
     corpus.check(config.tokens)
     if name in ("decoder", "encoder") and machine.device.type == "cuda":
-        machine = replace(machine, dtype=None)  # autocast gives cuDNN's LSTM float16, where gradients vanish
+        machine = replace(machine, dtype=None)  # autocast runs cuDNN's LSTM in float16: gradients vanish
     run = run_of(directory, name, settings, machine, init)
     if name == "decoder":
         codec_training.train_decoder(corpus, config, run, codebooks(directory, config, machine)[0])
     elif name == "encoder":
         if not codebooks(directory, config, machine)[1]:
             raise ValueError(
-                "the codebooks are a checkpoint's, whose encoder has latents of its own: it stays"
+                "the codebooks are a checkpoint's, so its own encoder must be used: it cannot be trained"
             )
         codec_training.train_encoder(corpus, config, run)
     elif name == "semantic":
@@ -151,11 +150,11 @@ def export(
     dtype: torch.dtype | None = torch.float16,
     init: str | os.PathLike | None = None,
 ) -> Path:
-    """Write what has been trained as a checkpoint, with one voice a speaker; gives its directory.
+    """Write the trained models as a checkpoint with one voice per speaker. Return its directory.
 
-    dtype: of the files; int8 is `checkpoint.write_model`'s, and leaves the codec float16. The codec has an
-    encoder if one was trained. init: a checkpoint that gives what was not trained here.
-    FileNotFoundError names a model that is still missing.
+    dtype: of the files; int8 as in `checkpoint.write_model`, with a float16 codec. The codec has an encoder
+    if one was trained. init: a checkpoint for models that were not trained. FileNotFoundError names a missing
+    model.
     """
     target = target or directory / "checkpoint"
     corpus, config = corpus_of(directory), read_config(directory)
@@ -182,7 +181,7 @@ def export(
 def weights(
     directory: Path, name: str, config: BarkConfig, opened: Checkpoint | None = None
 ) -> dict[str, torch.Tensor]:
-    """A model as it was trained, or else that of a checkpoint. FileNotFoundError if there is neither."""
+    """Return a trained model's weights, or else those of a checkpoint. FileNotFoundError without either."""
     path = directory / name / "last.pt"
     if path.is_file():
         return read_state(path)["model"]
@@ -193,8 +192,8 @@ def weights(
 
 
 def codec_weights(directory: Path, config: BarkConfig, opened: Checkpoint | None) -> dict[str, torch.Tensor]:
-    """The codec that was trained; where the codebooks are not our own, the checkpoint's, with what was
-    trained of it.
+    """Return the trained codec's weights. If the codebooks are a checkpoint's, return its codec with the
+    parts that were trained replaced.
     """
     path, machine = directory / "quantizer" / codec_training.FILE, Machine(torch.device("cpu"))
     ours = opened is None or (path.is_file() and codebooks(directory, config, machine)[1])
@@ -210,8 +209,8 @@ def codec_weights(directory: Path, config: BarkConfig, opened: Checkpoint | None
 
 
 def voices(corpus: Corpus, ids: TokenConfig) -> dict[str, Voice]:
-    """One voice prompt a speaker: the first utterance that is as long as the semantic model can take, up to 3
-    seconds, or two thirds of it; else the longest below that, else the beginning of a longer one.
+    """Choose one voice prompt for each speaker: the first utterance between two thirds and all of the maximal
+    length (3 s, or the semantic history), else the longest shorter one, else the beginning of a longer one.
     """
     codes, found = corpus.codes(), {}
     most = min(LONGEST, ids.n_semantic_history / ids.semantic_rate)
@@ -226,9 +225,7 @@ def voices(corpus: Corpus, ids: TokenConfig) -> dict[str, Voice]:
 
 
 def voice(directory: Path, machine: Machine, recipe: Recipe) -> Path:
-    """All steps of the built-in voice; what is there already is kept. The export is int8, as what comes with
-    barklite.
-    """
+    """Run all steps of the built-in voice that are not done. The export is int8, like barklite's own."""
     prepare_voice(directory, recipe)
     quantizer(directory, SETTINGS["quantizer"], machine)
     if not (directory / "data" / "codes.json").is_file():

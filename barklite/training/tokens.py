@@ -1,7 +1,7 @@
-"""Training the three token models: examples laid out as generation will ask for them, losses from the models'
-own `targets=`.
+"""Trains the three token models on examples with the layout of generation, with the models' own losses
+(`targets=`).
 
-Voice prompts are learned from the start: before most examples stands another utterance of the same speaker.
+Most examples have another utterance of the same speaker as history, so that the models learn voice prompts.
 Axes: B batch, T positions or frames, K codebooks, N semantic tokens.
 """
 
@@ -24,17 +24,17 @@ from ..voice import Voice
 from .data import Corpus
 from .loop import Loss, Run
 
-IGNORE = -100  # a target that is none
-PROMPTED = 0.7  # share of examples with another utterance before them
-NOISE = 0.2  # share of coarse history replaced by random codes: generation's own mistakes look like that
-AGAIN = 0.5  # share of right codes where a fine window overlaps the one before
+IGNORE = -100  # a target without loss
+PROMPTED = 0.7  # share of examples with another utterance as history
+NOISE = 0.2  # share of coarse history replaced by random codes, to simulate errors of generation
+AGAIN = 0.5  # share of correct codes where a fine window overlaps the previous one
 GUIDE = 0.2  # weight of the attention guide
-VALIDATED = 64  # examples, at least
+VALIDATED = 64  # minimal number of validation examples
 
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
-    """Small matrices, smaller embeddings, and what each block adds begins at nothing."""
+    """Initialise matrices with small random values, embeddings with smaller ones, and c_proj with zeros."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("c_proj.weight"):
@@ -46,8 +46,8 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 @dataclass
 class Examples:
-    """What all three have in common: a corpus, its utterances by speaker. Each model says in `rows` which of
-    them it trains on and is validated with.
+    """Base of the three models' examples: a corpus, and its utterances by speaker. Subclasses define `rows`,
+    the training and validation rows.
     """
 
     corpus: Corpus
@@ -66,12 +66,12 @@ class Examples:
         return found
 
     def before(self, i: int, rng: np.random.Generator) -> int | None:
-        """Another utterance of the speaker to stand before row i, mostly."""
+        """Choose another utterance of the speaker as history of row i, or None."""
         others = self.speakers.get(self.corpus.rows[i].speaker, [])
         if not others or rng.random() >= PROMPTED:
             return None
         j = int(rng.choice(others))
-        return None if j == i else j  # its own codes would be the answer
+        return None if j == i else j  # its own codes would give the answer away
 
 
 # --- semantic -----------------------------------------------------------------------------------------------
@@ -79,10 +79,10 @@ class Examples:
 
 @dataclass
 class Semantic(Examples):
-    """[text + history][infer][semantic tokens, end] (spec 4.1).
+    """Examples [text + history][infer][semantic tokens, end] (spec 4.1).
 
-    Rows that do not fit the model are left out: without text ids, with more than its slots, or with so many
-    semantic tokens that there is no room for the end. ValueError if none is left to train on.
+    Skips rows that do not fit the model: without text ids, or with too many text ids or semantic tokens.
+    ValueError if none is left to train on.
     """
 
     tokenizer: Tokenizer
@@ -95,7 +95,7 @@ class Semantic(Examples):
                 ids = self.tokenizer.encode(self.corpus.rows[i].text)
                 if 0 < len(ids) <= tokens.n_text and self.corpus.rows[i].semantic < most:
                     self.texts[i] = np.array(ids) + tokens.text_offset
-        self.rows = {  # by length, so that a batch holds rows of about one length
+        self.rows = {  # sorted by length, so that the rows of a batch have similar lengths
             which: sorted(
                 (i for i in self.corpus.split(which, "semantic") if i in self.texts),
                 key=lambda i: self.corpus.rows[i].semantic,
@@ -108,7 +108,7 @@ class Semantic(Examples):
         self.corpus.training_rows(what, self.rows["train"])
 
     def batch(self, which: str, n: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        """text, history (B, n_text), rest and targets (B, 1 + N), spans (B, 1 + N, 2), -1 for none."""
+        """Return text, history (B, n_text), rest and targets (B, 1 + N), spans (B, 1 + N, 2), -1 for none."""
         tokens, rows = self.config.tokens, self.rows[which]
         near = min(len(rows), 8 * n)
         start = np.clip(rng.integers(len(rows)) - near // 2, 0, len(rows) - near)
@@ -133,8 +133,8 @@ class Semantic(Examples):
         return tuple(torch.from_numpy(array) for array in (text, history, rest, targets, spans))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """The models' own loss, the logits of the answer (B, 1 + N, V) and their targets."""
-        module = getattr(model, "module", model)  # of DistributedDataParallel
+        """Return the model's loss, the logits of the semantic tokens (B, 1 + N, V) and their targets."""
+        module = getattr(model, "module", model)  # unwrap DistributedDataParallel
         text, history, rest, targets, _ = (t.to(module.wpe.weight.device) for t in batch)
         embeds = torch.cat((module.wte(text) + module.wte(history), module.wte(rest)), 1)
         nothing = targets.new_full(text.shape, IGNORE)
@@ -142,7 +142,7 @@ class Semantic(Examples):
         return loss, logits[:, text.shape[1] :], targets
 
     def train(self, run: Run) -> None:
-        """Go on with `run`, whose model is a GPT."""
+        """Start or continue `run`, whose model is a GPT."""
         of = len(self.corpus.split("train", "semantic")) + len(self.corpus.split("validation", "semantic"))
         if len(self.texts) < of and run.machine.rank == 0:
             print(f"{of - len(self.texts)} of {of} rows do not fit the model: left out", file=sys.stderr)
@@ -175,11 +175,11 @@ class Semantic(Examples):
 
 
 class Guide:
-    """Teaches one attention head to look at the letters being spoken (after Tachibana et al., 2017, but with
-    the letters known): minus the logarithm of the attention within each token's span.
+    """Guides one attention head to the letters being spoken (after Tachibana et al., 2017, but with known
+    letters). The loss is minus the logarithm of the attention within each token's span.
 
-    It computes that head's attention a second time, from the layer's input, which it keeps by standing before
-    the layer's `forward`: a hook would be left out of a compiled model.
+    It recomputes the head's attention from the layer's input, which a wrapper of the layer's `forward` saves;
+    a compiled model would ignore a hook.
     """
 
     def __init__(self, model: GPT, n_text: int, head: int = 0):
@@ -192,11 +192,11 @@ class Guide:
         return self._forward(x, *rest)
 
     def close(self) -> None:
-        """Leave the model as it was."""
+        """Remove the wrapper."""
         del self.attention.forward
 
     def loss(self, spans: Tensor) -> Tensor:
-        """spans (B, T, 2) of the positions from `n_text` on, -1 where there is none."""
+        """Return the loss. spans: (B, T, 2), of the positions from `n_text` on, -1 for none."""
         x, D = self._x, self._x.shape[-1]
         d = D // self.attention.n_head
         weight = self.attention.c_attn.weight
@@ -219,16 +219,16 @@ class Guide:
 
 @dataclass
 class Coarse(Examples):
-    """[semantic window][infer][history and the window's codes, interleaved] (spec 4.2)."""
+    """Examples [semantic window][infer][history and the window's codes, interleaved] (spec 4.2)."""
 
     def ids(self, i: int) -> np.ndarray:
-        """A row's coarse ids, frame by frame, int64 (n_coarse * T,)."""
+        """Return a row's coarse ids, frame by frame, int64 (n_coarse * T,)."""
         tokens = self.config.tokens
         offsets = tokens.semantic_vocab_size + tokens.codebook_size * np.arange(tokens.n_coarse)
         return (self.codes[i][: tokens.n_coarse] + offsets[:, None]).T.flatten()
 
     def example(self, i: int, voice: int | None, rng: np.random.Generator) -> list[int]:
-        """The ids of one window of row i, prompt and answer, perhaps with another row as its voice."""
+        """Return the ids of a random window of row i, with its prompt. voice: a row to use as history."""
         tokens = self.config.tokens
         window = tokens.coarse_window
         semantic, coarse = self.corpus.semantic(i), self.ids(i)
@@ -246,7 +246,7 @@ class Coarse(Examples):
     def batch(
         self, which: str, n: int, rng: np.random.Generator, noise: float = NOISE
     ) -> tuple[Tensor, Tensor]:
-        """ids and targets (B, T)."""
+        """Return ids and targets (B, T)."""
         tokens = self.config.tokens
         rows = self.rows[which]
         sequences = []
@@ -257,7 +257,9 @@ class Coarse(Examples):
         for b, sequence in enumerate(sequences):
             ids = np.array(sequence)
             targets[b, start : len(ids) - 1] = ids[start + 1 :]
-            wrong = rng.random(len(ids)) < noise * (rng.random() < 0.8)  # some see no mistakes at all
+            wrong = rng.random(len(ids)) < noise * (
+                rng.random() < 0.8
+            )  # a fifth of the examples have no noise
             wrong[: start + 1] = False
             book = (ids - tokens.semantic_vocab_size) // tokens.codebook_size
             other = tokens.semantic_vocab_size + book * tokens.codebook_size
@@ -267,7 +269,7 @@ class Coarse(Examples):
 
     @cached_property
     def rows(self) -> dict[str, list[int]]:
-        """Those of "train" and "validation" with tokens of both kinds. ValueError if none is to train on."""
+        """Rows of "train" and "validation" with both kinds of tokens. ValueError if none train."""
         rows = {which: self.corpus.split(which, "semantic", "samples") for which in ("train", "validation")}
         rows = {which: [i for i in some if self.codes[i].shape[1]] for which, some in rows.items()}
         self.corpus.training_rows("rows with both semantic tokens and sound", rows["train"])
@@ -275,7 +277,7 @@ class Coarse(Examples):
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
-        """Rows count by their lengths."""
+        """Probability of each row, in proportion to its length."""
         result = {}
         for which, rows in self.rows.items():
             lengths = np.array([self.codes[i].shape[1] for i in rows], dtype=np.float64)
@@ -283,8 +285,8 @@ class Coarse(Examples):
         return result
 
     def train(self, run: Run) -> None:
-        """Go on with `run`, whose model is a GPT."""
-        assert self.rows["train"]  # or it says what is missing, before the first step
+        """Start or continue `run`, whose model is a GPT."""
+        assert self.rows["train"]  # raises ValueError before the first step if rows are missing
 
         def measure(model: nn.Module, inputs: Tensor, targets: Tensor) -> Loss:
             targets = targets.to(run.machine.device)
@@ -318,21 +320,22 @@ class Coarse(Examples):
 
 @dataclass
 class Fine(Examples):
-    """A window of all codebooks; in the one to predict, only the history is known (spec 4.3)."""
+    """Examples of a window of all codebooks; of the one to predict, only the history is given (spec 4.3)."""
 
     @cached_property
     def rows(self) -> dict[str, list[int]]:
-        """Those of "train" and "validation" with codes. ValueError if none is to train on."""
+        """Rows of "train" and "validation" with codes. ValueError if none train."""
         rows = {which: self.corpus.split(which, "samples") for which in ("train", "validation")}
         rows = {which: [i for i in some if self.codes[i].shape[1]] for which, some in rows.items()}
         self.corpus.training_rows("rows with sound", rows["train"])
         return rows
 
     def batch(self, which: str, n: int, codebook: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """codes (B, K, T) and targets (B, T), T the whole window: one of those that generation goes through.
+        """Return codes (B, K, T) and targets (B, T) of random windows among those of generation; T is the
+        window.
 
-        Where windows overlap, generation sees in `codebook` what it chose before: here, at random, the answer
-        or any other code.
+        Where windows overlap, generation sees in `codebook` its earlier output; here it is at random the
+        correct code or any other.
         """
         tokens, W, size = self.config.tokens, self.config.tokens.fine_window, self.config.tokens.codebook_size
         codes = np.full((n, tokens.n_codebooks, W), tokens.fine_pad)
@@ -348,7 +351,7 @@ class Fine(Examples):
             row, fill = row[:, start : start + W], fill - start
             T = row.shape[1]
             codes[b, :codebook, :T] = row[:codebook]
-            drawn = codes[b, tokens.n_coarse : codebook, T:]  # generation fills what is behind the end, too
+            drawn = codes[b, tokens.n_coarse : codebook, T:]  # generation also fills the frames after the end
             drawn[:] = rng.integers(size, size=drawn.shape)
             codes[b, codebook:, :fill] = row[codebook:, :fill]
             if place:
@@ -360,7 +363,7 @@ class Fine(Examples):
         return torch.from_numpy(codes), torch.from_numpy(targets)
 
     def train(self, run: Run) -> None:
-        """Go on with `run`, whose model is a FineGPT."""
+        """Start or continue `run`, whose model is a FineGPT."""
         assert self.rows["train"]
         first, device = self.config.tokens.n_coarse, run.machine.device
 
@@ -395,8 +398,8 @@ def prompt(
     name: str | None = None,
     seconds: float = math.inf,
 ) -> Voice | None:
-    """Semantic tokens (N,) and codes (K, T) as a voice: the time that both cover, up to `seconds`. None if
-    that is so short that no whole numbers of both have the ratio of their rates.
+    """Make a voice from semantic tokens (N,) and codes (K, T), cut to the time that both cover and to
+    `seconds`. None if that is too short for whole numbers of both in the ratio of their rates.
     """
     R = ids.frame_rate / ids.semantic_rate
     n = min(len(semantic), int(codes.shape[1] / R + 1e-6))
@@ -412,7 +415,7 @@ def prompt(
 def validated(
     numbers: Callable[[int, np.random.Generator], dict[str, float]], batch_size: int
 ) -> dict[str, float]:
-    """The means of numbers(n, rng) over the same `VALIDATED` examples each time, a training batch at once."""
+    """Average numbers(n, rng) over at least `VALIDATED` examples, always the same, in training batches."""
     rng = np.random.default_rng(0)
     some = [numbers(batch_size, rng) for _ in range(-(-VALIDATED // batch_size))]
     return {name: sum(part[name] for part in some) / len(some) for name in some[0]}
@@ -420,7 +423,7 @@ def validated(
 
 @torch.no_grad()
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of targets that are the likeliest token: a number, still on its device."""
+    """Return the share of targets that are the argmax, as a tensor () on the device."""
     there = targets != IGNORE
     right = (logits.argmax(-1) == targets) & there
     return right.sum() / there.sum().clamp(min=1)

@@ -375,7 +375,7 @@ def run_command(main, arguments: list[str]) -> None:
     err = sys.stderr.getvalue()
     if "Traceback" in err:
         raise Wrong("a traceback on stderr")
-    if "a mistake in barklite" in err:
+    if "a bug in barklite" in err:
         raise Wrong(err.splitlines()[-1][:200])
     lines = [line for line in err.splitlines() if not line.startswith(("usage:", " "))]
     if status != 0 and (status not in (1, 2) or not lines or "barklite" not in lines[-1]):

@@ -145,14 +145,14 @@ def change_moments(moments):
 
 
 STATES = {
-    "model": (change(model=[]), "no state of a training run"),
-    "numbers": (change(model={"wte.weight": 1}), "no state of a training run"),
-    "keys": (change(model={1: torch.ones(1)}), "no state of a training run"),
+    "model": (change(model=[]), "not the state of a training run"),
+    "numbers": (change(model={"wte.weight": 1}), "not the state of a training run"),
+    "keys": (change(model={1: torch.ones(1)}), "not the state of a training run"),
     "other": (change(model={"x": torch.ones(1)}), "another model's state: GPT: tensor '.*' is missing"),
-    "sparse": (change(model={"x": torch.ones(1).to_sparse()}), "no state of a training run|is damaged"),
-    "optimizers": (change(optimizers=[None, None]), "no state of a training run"),
-    "step": (change(step="2"), "its step is no number"),
-    "back": (change(step=-1), "its step is no number"),
+    "sparse": (change(model={"x": torch.ones(1).to_sparse()}), "not the state of a training run|is damaged"),
+    "optimizers": (change(optimizers=[None, None]), "not the state of a training run"),
+    "step": (change(step="2"), "its step is not a number"),
+    "back": (change(step=-1), "its step is not a number"),
     "no moments": (change_moments(None), "its optimizers are not this model's"),
     "far": (change_moments({99: {}}), "its optimizers are not this model's"),
     "shape": (change_moments({0: {"exp_avg": torch.ones(3)}}), "its optimizers are not this model's"),
@@ -273,7 +273,7 @@ def speak(*lines: str) -> list[dict]:
 @pytest.mark.parametrize(
     "line, message",
     [
-        (DEEP, "too many brackets"),
+        (DEEP, "nested too deeply"),
         ('{"text": "a", "seed": 1' + "0" * 5000 + "}", "thousands of digits"),
         ('{"text": "a", "seed": 1' + "0" * 400 + "}", "seed is 1000"),
         ('{"text": "a", "seed": 1e400}', "seed must be a whole number"),
@@ -362,7 +362,9 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess:
 def test_closed_streams():
     """The WAV does not get the number of the closed stream, and nobody's words."""
     doors._native(Path())
-    done = shell("barklite hello -m m --device cpu -o out.wav --max-seconds 0.1 <&- >&- 2>&-; echo $?")
+    done = shell(
+        "barklite hello -m m --device cpu -o out.wav --max-seconds 0.1 --seed 1 <&- >&- 2>&-; echo $?"
+    )
     assert (done.stdout, done.stderr) == ("0\n", "")
     assert (
         main(
@@ -402,7 +404,7 @@ def test_output_that_cannot_be_written():
 def test_a_working_directory_that_is_gone():
     done = shell("mkdir gone; cd gone; rmdir ../gone; barklite hello")
     assert done.returncode == 1
-    assert done.stderr == "barklite: the working directory is gone: change to another one\n"
+    assert done.stderr == "barklite: the working directory no longer exists: change to another one\n"
 
 
 def test_nobody_without_a_home(tmp_path):
@@ -447,7 +449,7 @@ def test_mistakes_of_our_own_are_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(Bark, "from_pretrained", broken)
     assert main(["hello", "-o", "a.wav"]) == 1
-    line = "barklite: this is a mistake in barklite, please report it: KeyError: 'x'\n"
+    line = "barklite: this is a bug in barklite, please report it: KeyError: 'x'\n"
     assert capsys.readouterr().err == line
     monkeypatch.setattr("barklite.training.steps.export", broken)
     assert train(["export", "--out", "d"]) == 1
