@@ -118,6 +118,7 @@ def measure(options: argparse.Namespace, settings: dict, plain: dict) -> dict:
     done = {"semantic": work["semantic_tokens"], "coarse": work["coarse_tokens"]}
     step = bare_step(system.bark, "semantic")
     return {
+        "ceiling": ceiling.measure(options.device, options.size == "tiny"),
         "oracle": found,
         "compile_s": rounded(system.compile_s),
         "first_s": rounded(first),
@@ -163,14 +164,12 @@ def run(arguments: Sequence[str]) -> list[dict]:
             raise ValueError("--tokens must be 2 to 768, and --repeats at least 1")
     except ValueError as error:
         parser.error(str(error))
-    note("measuring the ceiling")
     shared = {
         "benchmark": "experiment",
         "commit": commit(),
         "size": options.size,
         "work": systems.work(getattr(BarkConfig, options.size)(), options.tokens),
         "machine": ceiling.machine(options.device),
-        "ceiling": ceiling.measure(options.device, options.size == "tiny"),
     }
     lines, plain = [], {}
     for settings in combinations:
@@ -193,13 +192,14 @@ def run(arguments: Sequence[str]) -> list[dict]:
 
 
 def table(lines: Sequence[dict]) -> str:
-    """A row a combination, with its share of the memory's speed in a lone step, and the oracle's word."""
-    rows = []
+    """A row a combination: its share of the memory's best speed in a lone step, and the oracle's word."""
+    rows, ran = [], [line for line in lines if "refused" not in line]
+    speed = max((line["ceiling"]["memory"]["bytes_per_s"] for line in ran), default=1.0)
     for line in lines:
         if "refused" in line:
             rows.append([label(line["settings"]), *["-"] * 6, line["refused"]])
             continue
-        step, speed, oracle = line["bare_step"], line["ceiling"]["memory"]["bytes_per_s"], line["oracle"]
+        step, oracle = line["bare_step"], line["oracle"]
         word = "equal" if oracle["equal"] else f"{100 * oracle['same']:.0f} % the same"
         cells = [report.with_spread(line["seconds"]["whole"]), report.short(line["first_s"])]
         cells += [report.median(line["ms_per_step"][name]) for name in ("semantic", "coarse")]

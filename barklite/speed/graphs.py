@@ -151,7 +151,7 @@ def run_step(
     embed, layer, finish = parts
     positions = buffers.positions[: len(layers[0][0])]
     x, mask = embed(model, buffers.token[: len(positions)], positions, bucket)
-    for block, (keys, values) in zip(model.h, layers, strict=True):
+    for block, (keys, values) in zip(model.h, layers, strict=False):  # a model may have lost layers
         x = layer(block, attention, x, mask, keys, values, positions)
     finish(model, sampler, x, buffers)
 
@@ -216,7 +216,8 @@ class StepEngine(Engine):
             raise
         except Exception as error:  # every stage of the compiler has its own classes
             need = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler"
-            raise ValueError(f"compile= on {device.type} needs {need}: {first_line(error)}") from error
+            reason = first_line(error)
+            raise ValueError(f"a step cannot be compiled here, which needs {need}: {reason}") from error
         self.seconds = time.perf_counter() - start
 
     def supports(self, model: nn.Module) -> bool:
