@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .bark import Bark, Request
     from .clip import Clip
-    from .config import BarkConfig, GenerationConfig, SamplingConfig
+    from .config import BarkConfig, CompileConfig, GenerationConfig, SamplingConfig
     from .voice import Voice, voices
 
 __version__ = "0.2.0"
-__all__ = ["Bark", "BarkConfig", "Clip", "GenerationConfig", "Request", "SamplingConfig", "Voice", "voices"]
+__all__ = [
+    "Bark",
+    "BarkConfig",
+    "Clip",
+    "CompileConfig",
+    "GenerationConfig",
+    "Request",
+    "SamplingConfig",
+    "Voice",
+    "voices",
+]
 
 _HOME = {"Bark": "bark", "Request": "bark", "Clip": "clip", "Voice": "voice", "voices": "voice"}
 

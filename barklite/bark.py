@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .analysis import score
 from .analysis.score import Scores
 from .clip import Clip
-from .config import BarkConfig, GenerationConfig, LoadOptions, RunOptions
+from .config import BarkConfig, CompileConfig, GenerationConfig, LoadOptions, RunOptions
 from .decode import sampling, streaming
 from .decode.batch import PREFIX_FRAMES, run_stage, synthesize
 from .decode.engine import PLAIN, Engine
@@ -95,7 +95,7 @@ class Bark:
         models: Mapping[str, nn.Module],
         device: torch.device | str = "cpu",
         offload: bool = False,
-        compile: bool = False,
+        compile: bool | CompileConfig = False,
     ):
         """Combine loaded parts. `models` has the keys "semantic", "coarse", "fine" and "codec"."""
         check_vocabulary(tokenizer, config.tokens)
@@ -108,7 +108,7 @@ class Bark:
             if self.offload and self.device.type == "cuda":  # pinned memory copies faster
                 for tensor in (*models[name].parameters(), *models[name].buffers()):
                     tensor.data = tensor.data.pin_memory()
-        self.engine = engine_for(self.semantic, self.coarse, self.device) if compile else PLAIN
+        self.engine = engine_for(self.semantic, self.coarse, self.device, compile) if compile else PLAIN
         self._checkpoint: formats.Checkpoint | None = None
         self._voice_hub = partial(hub.fetch_voice, hub.VOICES_REPO, None)
 

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             field, flag = fields[name], f"--{name.replace('_', '-')}"
             help = field.metadata["help"].replace("%", "%%")
-            if field.type is bool:
+            if type(field.default) is bool:
                 group.add_argument(flag, action="store_true", help=help)
             else:
                 number = {int: int, int | None: int, float: float}.get(field.type, str)

@@ -252,6 +252,68 @@ class Options:
 
 
 @dataclass(frozen=True)
+class CompileConfig:
+    """How decoding steps are made fast, for `compile=`. True stands for `CompileConfig()` on CUDA, and on the
+    CPU for another engine, which has no settings.
+
+    backend: of `torch.compile`: a name ("inductor", "aot_eager", "eager"), a function, or None, which leaves
+        the step as it is.
+    mode: of `torch.compile`, for "inductor": "default", "reduce-overhead", "max-autotune" or
+        "max-autotune-no-cudagraphs". None on CUDA is `coordinate_descent_tuning`.
+    dynamic: one code for all lengths and numbers of rows, where False makes one for each.
+    scope: "layer" compiles a layer once for all, and what stands around the layers; "step" the whole step as
+        one function, again for each model, sampler, length and number of rows.
+    cuda_graphs: capture each step as a CUDA graph. Elsewhere nothing is captured.
+    chunk: steps between two checks for the end of a row.
+    bucket: positions; a step reads as many cached ones as the next multiple of it.
+    attention: of a step's one query: "sdpa" (PyTorch's choice), one of its kernels ("flash" on the CPU,
+        "efficient" and "cudnn" on CUDA, "math"), "flex" (FlexAttention), "decomposed" (sums that the compiler
+        fuses), or a function (q, k, v, mask, positions) -> y; see `barklite.speed.graphs`.
+
+    ValueError for values that do not go together.
+    """
+
+    backend: "str | Callable | None" = "inductor"
+    mode: str | None = None
+    dynamic: bool = False
+    scope: str = "layer"
+    cuda_graphs: bool = True
+    chunk: int = 32
+    bucket: int = 256
+    attention: "str | Callable" = "decomposed"
+
+    def __post_init__(self) -> None:
+        for name, known in COMPILE_CHOICES.items():
+            given = getattr(self, name)
+            free = name in ("backend", "attention") and callable(given)
+            if not free and not any(
+                given is one or (given == one and type(given) is type(one)) for one in known
+            ):
+                *others, last = map(repr, known)
+                raise ValueError(f"{name} is {given!r:.99}; choose {', '.join(others)} or {last}")
+        for name in ("chunk", "bucket"):
+            given = getattr(self, name)
+            if not (_whole(given) and 1 <= given <= 65_536):
+                raise ValueError(f"{name} is {given!r:.99}; it must be a whole number from 1 to 65536")
+        if self.backend != "inductor" and self.mode is not None:
+            raise ValueError(f"mode {self.mode!r} is inductor's, and backend is {self.backend!r:.99}")
+        if self.backend != "inductor" and self.attention == "flex":
+            raise ValueError("attention 'flex' needs backend 'inductor': others compute it in another way")
+        if self.mode in ("reduce-overhead", "max-autotune") and self.cuda_graphs:
+            raise ValueError(f"mode {self.mode!r} makes CUDA graphs of its own: set cuda_graphs=False")
+
+
+COMPILE_CHOICES = {
+    "backend": ("inductor", "aot_eager", "eager", None),
+    "mode": (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    "dynamic": (False, True),
+    "scope": ("layer", "step"),
+    "cuda_graphs": (True, False),
+    "attention": ("sdpa", "flash", "efficient", "math", "cudnn", "flex", "decomposed"),
+}
+
+
+@dataclass(frozen=True)
 class LoadOptions(Options):
     """How `Bark.from_pretrained` loads a model. The codec, and activations on a CPU, are always float32."""
 
@@ -259,7 +321,7 @@ class LoadOptions(Options):
     dtype: "torch.dtype | str | None" = option(
         None, "the token models' weights: float32, float16 or bfloat16; default: the checkpoint's"
     )
-    compile: bool = option(
+    compile: "bool | CompileConfig" = option(
         False, "compile the decoding steps: loading takes long the first time on a machine, steps are faster"
     )
     quantize: str | None = option(

@@ -4,6 +4,8 @@
     python -m benchmarks --quick                      within three minutes on two cores
     python -m benchmarks --formats int8 --memory      and loading time and memory, in processes of their own
     python -m benchmarks --sweep length|dtype         how cost grows, as a plot
+    python -m benchmarks experiment --vary attention=sdpa,flex    a grid of settings, checked and kept
+    python -m benchmarks compare a.jsonl b.jsonl      two files of it, of two machines or commits
     python -m benchmarks.throughput                   batches of texts of uneven length
     python -m benchmarks --profile trace.json         one job's trace, for https://ui.perfetto.dev
     python -m benchmarks.quality                      what each format costs in quality
@@ -17,6 +19,7 @@ stdout, and last a line of JSON with every number; what is going on goes to stde
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -106,6 +109,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and print the line of JSON."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["experiment"], ["compare"]):
+        from . import experiment
+
+        made = {"experiment": experiment.run, "compare": experiment.compare}[arguments[0]](arguments[1:])
+        print(json.dumps(made))
+        return
     options = parse(arguments)
     if options.sweep:
         result = sweep.run(options)

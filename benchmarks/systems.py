@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from barklite import Bark, BarkConfig, GenerationConfig
+from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig
 from barklite.validation import DTYPES
 
 from .ceiling import synchronize
@@ -64,14 +64,16 @@ class Clock:
 class Barklite:
     """barklite with its weights in one format, its steps compiled or not."""
 
-    def __init__(self, config: BarkConfig, format: str, compile: bool, device: torch.device | str):
-        self.name = label(format, compile)
+    def __init__(
+        self, config: BarkConfig, format: str, compile: bool | CompileConfig, device: torch.device | str
+    ):
+        self.name = label(format, bool(compile))
         start = time.perf_counter()
         self.bark = Bark.from_config(config, device=device, compile=compile, **options_of(format))
         synchronize(device)
         self.build_s = time.perf_counter() - start
         self.compile_s = float(getattr(self.bark.engine, "seconds", 0.0))
-        self.seed = 0
+        self.seed, self.clips = 0, []  # of the last job
 
     def job(self, tokens: int, rows: int = 1) -> dict[str, float]:
         """Seconds a stage (summed over rows) and in all for `rows` texts of `tokens` semantic tokens each."""
@@ -83,6 +85,7 @@ class Barklite:
             clock.end("whole")
             if all(len(clip.semantic) == tokens for clip in clips):
                 stages = {name: sum(clip.timings[name] for clip in clips) for name in STAGES}
+                self.clips = clips
                 return {**stages, "whole": clock.seconds["whole"]}
             self.seed += rows  # these seeds drew an end (one token in 10,001): less work, so not counted
 

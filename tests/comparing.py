@@ -21,6 +21,16 @@ def same(one, other) -> bool:
     return one == other
 
 
+def is_layer(graph: torch.fx.GraphModule) -> bool:
+    """Whether what Dynamo traced is one layer of a step: a GELU, and a cache of four axes."""
+    shapes = [
+        node.meta["example_value"].ndim
+        for node in graph.graph.nodes
+        if "example_value" in node.meta and node.op == "placeholder"
+    ]
+    return 4 in shapes and any("gelu" in str(node.target) for node in graph.graph.nodes)
+
+
 def same_tokens(one: Clip, other: Clip) -> bool:
     """The semantic tokens and codes of two clips are equal; their sound may differ in the last digits."""
     return same(one.semantic, other.semantic) and same(one.codes, other.codes)

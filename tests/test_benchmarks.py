@@ -10,7 +10,7 @@ from barklite import Bark, BarkConfig, SamplingConfig
 from barklite.storage import formats as layouts
 from barklite.training.recipe import voice_config
 from benchmarks import __main__ as harness
-from benchmarks import ceiling, jobs, quality, step, systems, throughput
+from benchmarks import ceiling, experiment, jobs, quality, step, systems, throughput
 
 SMALL = ["--size", "tiny", "--tokens", "8", "--formats", "float32,int8", "--compile", "no", "--repeats", "1"]
 
@@ -261,3 +261,47 @@ def test_the_ceiling_counts_what_it_reads():
     found = ceiling.memory_speed("cpu", megabytes=1, seconds=0.0)
     assert found["bytes_per_s"] > 1e7
     assert ceiling.product_rates("cpu", seconds=0.0)["float32"] > 1e7
+
+
+def test_an_experiment_and_its_comparison(tmp_path, capsys):
+    """Each combination once, refusals in words, lines that are appended; then two files side by side."""
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
+    file, plot = tmp_path / "lines.jsonl", tmp_path / "plot.png"
+    varied = ["compile=none,eager", "attention=sdpa,cudnn", "chunk=8", "batch=1,2", "bucket=256"]
+    vary = [part for given in varied for part in ("--vary", given)]
+    small = ["--size", "tiny", "--tokens", "8", "--repeats", "2", "--device", "cpu"]
+    torch._dynamo.reset()
+    harness.main(["experiment", *small, *vary, "--output", str(file), "--plot", str(plot)])
+    lines, text = last_line(capsys)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == lines
+    assert [line["settings"] for line in lines[:2]] == [dict(compile="none", batch=n) for n in (1, 2)]
+    assert [line["settings"]["attention"] for line in lines[2:]] == ["sdpa"] * 2 + ["cudnn"] * 2
+    for line in lines[:4]:
+        assert line["oracle"] == {"equal": True, "same": 1.0, "eos_p": pytest.approx(0, abs=1e-6)}
+        assert line["seconds"]["whole"]["n"] == 2
+        assert min(numbers([line["seconds"], line["ceiling"], line["bare_step"]])) > 0
+    assert all("is for CUDA" in line["refused"] for line in lines[4:])
+    assert "is for CUDA" in text
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    harness.main(["compare", str(file), str(file)])
+    both, text = last_line(capsys)
+    assert len(both) == 4
+    assert "1.00 x" in text
+    torch._dynamo.reset()
+    for wrong in ("speed=1", "batch"):
+        with pytest.raises(SystemExit):
+            harness.main(["experiment", "--vary", wrong])
+    with pytest.raises(SystemExit):
+        harness.main(["compare", str(plot), str(file)])
+
+
+def test_how_far_apart_tokens_are(tiny):
+    """Equal, or the part of a row until the first difference."""
+    one = tiny.generate("Hello", seed=1)
+    semantic = one.semantic.copy()
+    semantic[3] += 1
+    found = experiment.apart([one, replace(one, semantic=semantic)], [one, one])
+    n = len(semantic) + one.codes.size
+    assert found["equal"] is False
+    assert found["same"] == pytest.approx((1 + 3 / n) / 2, rel=1e-3)
+    assert experiment.apart([one], [one]) == {"equal": True, "same": 1.0, "eos_p": 0.0}

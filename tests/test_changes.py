@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, reference
+from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, SamplingConfig, reference
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode.engine import PLAIN, Engine
 from barklite.models.gpt import GPT, MLP, Attention, Head
 from barklite.speed import quantize
 from barklite.speed.compiled import CompiledCPUEngine
-from barklite.speed.graphs import CUDAGraphEngine
+from barklite.speed.graphs import StepEngine
 
 SHORT = GenerationConfig(max_seconds=0.4)
 needs_compiler = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def test_a_sampler_that_sees_past_tokens(fast, tiny):
     model = copy_of(tiny)
     if fast:
         models = [tiny.semantic, tiny.coarse]
-        model.engine = CUDAGraphEngine(models, torch.device("cpu"), lambda function, **_: function)
+        model.engine = StepEngine(models, torch.device("cpu"), CompileConfig(backend=None))
     semantic, codes = tokens(model, unlike)
     assert (semantic, codes) == by_the_reference(tiny, unlike)
     assert len({*semantic}) == len(semantic)
@@ -199,7 +199,7 @@ def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
     model, before = bark(), unchanged()
     models = [model.semantic, model.coarse]
     if kind == "graphs":
-        model.engine = CUDAGraphEngine(models, torch.device("cpu"), lambda function, **_: function)
+        model.engine = StepEngine(models, torch.device("cpu"), CompileConfig(backend=None))
     if kind == "compiled":
         monkeypatch.setattr(CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
         model.engine = CompiledCPUEngine(models)
@@ -215,7 +215,7 @@ def test_a_class_that_was_changed(kind, owner, name, monkeypatch):
     model, before = bark(), unchanged()
     models = [model.semantic, model.coarse]
     if kind == "graphs":
-        model.engine = CUDAGraphEngine(models, torch.device("cpu"), lambda function, **_: function)
+        model.engine = StepEngine(models, torch.device("cpu"), CompileConfig(backend=None))
     if kind == "compiled":
         monkeypatch.setattr(CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
         model.engine = CompiledCPUEngine(models)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
+from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, SamplingConfig
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode import engine
 from barklite.decode.sampling import TokenSampler
@@ -19,6 +19,7 @@ from barklite.speed import compiled as compile
 from barklite.speed import graphs
 from barklite.storage import native
 from tests import builders
+from tests.comparing import is_layer
 from tests.comparing import same_tokens as same
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,10 +210,9 @@ def test_bad_arguments():
 # --- graphs -------------------------------------------------------------------------------------------------
 
 
-def uncaptured(bark, compiler=lambda function, **_: function):
-    return with_engine(
-        bark, graphs.CUDAGraphEngine([bark.semantic, bark.coarse], torch.device("cpu"), compiler)
-    )
+def uncaptured(bark, **settings):
+    config = CompileConfig(**{"backend": None, **settings})
+    return with_engine(bark, graphs.StepEngine([bark.semantic, bark.coarse], torch.device("cpu"), config))
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
@@ -223,6 +223,77 @@ def test_graphs_give_the_same_tokens(config, voice, tiny):
         one, two = (b.generate("Hello", voice, seed, config) for b in (tiny, bark))
         assert same(one, two)
         assert np.allclose(one.audio, two.audio, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [
+    dict(backend="eager", attention="sdpa"),
+    dict(backend="eager", attention="flash", dynamic=True, chunk=5),
+    dict(backend="aot_eager", attention="math", bucket=300),
+    dict(backend="aot_eager", attention="decomposed", scope="step"),
+], ids=str)  # fmt: skip
+def test_every_setting_gives_the_same_tokens(settings, tiny):
+    torch._dynamo.reset()
+    clips = [b.generate("Hello", VOICE, 1, SUNO) for b in (tiny, uncaptured(tiny, **settings))]
+    assert same(*clips)
+    assert np.allclose(*(clip.audio for clip in clips), atol=1e-5)
+    torch._dynamo.reset()
+
+
+@needs_compiler
+@pytest.mark.parametrize("settings", [dict(scope="step"), dict(attention="flex")], ids=str)
+def test_whole_steps_by_inductor(settings):
+    """Sampling, the fine model's layers and the codec compiled too."""
+    config, plain = replace(SUNO, max_seconds=0.3), wide()
+    bark = wide(compile=CompileConfig(**settings))
+    clips = [b.generate("Hello", seed=1, config=config) for b in (plain, bark)]
+    assert same(*clips)
+    assert np.allclose(*(clip.audio for clip in clips), atol=1e-5)
+
+
+def test_an_attention_of_ones_own(tiny):
+    seen = []
+
+    def attention(q, k, v, mask, positions, window=2000):
+        seen.append((tuple(q.shape[:3]), k.shape[2], mask.sum(-1).flatten().tolist(), positions.tolist()))
+        near = torch.arange(k.shape[2]) > positions[:, None, None, None] - window
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask & near)
+
+    def short(*given):
+        return attention(*given, window=4)
+
+    plain = tiny.generate("Hello", seed=1, config=SUNO)
+    assert same(uncaptured(tiny, attention=attention).generate("Hello", seed=1, config=SUNO), plain)
+    shape, S, counts, positions = seen[-1]
+    assert (shape, S % 256, counts) == ((1, 2, 1), 0, [positions[0] + 1])
+    assert not same(uncaptured(tiny, attention=short).generate("Hello", seed=1, config=SUNO), plain)
+
+
+@pytest.mark.parametrize("settings, message", [
+    (dict(backend="turbo"), "backend is 'turbo'; choose 'inductor', 'aot_eager', 'eager' or None"),
+    (dict(mode="fast"), "mode is 'fast'; choose None,"),
+    (dict(attention="quick"), "attention is 'quick'; choose 'sdpa',"),
+    (dict(dynamic=1), "dynamic is 1; choose False or True"),
+    (dict(scope="model"), "scope is 'model'; choose 'layer' or 'step'"),
+    (dict(chunk=0), "chunk is 0; it must be a whole number"),
+    (dict(bucket=2.5), "bucket is 2.5; it must be a whole number"),
+    (dict(backend="eager", mode="default"), "mode 'default' is inductor's, and backend is 'eager'"),
+    (dict(backend=None, attention="flex"), "attention 'flex' needs backend 'inductor'"),
+    (dict(mode="reduce-overhead"), "makes CUDA graphs of its own: set cuda_graphs=False"),
+    (dict(mode="max-autotune"), "makes CUDA graphs of its own: set cuda_graphs=False"),
+], ids=str)  # fmt: skip
+def test_settings_that_do_not_go_together(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CompileConfig(**settings)
+
+
+@pytest.mark.parametrize("attention, device, message", [
+    ("flash", "cuda", "'flash' is for the CPU: on CUDA its kernel takes no mask"),
+    ("efficient", "cpu", "'efficient' is for CUDA"),
+    ("cudnn", "cpu", "'cudnn' is for CUDA"),
+])  # fmt: skip
+def test_kernels_that_a_device_has_not(attention, device, message):
+    with pytest.raises(ValueError, match=message):
+        compile.check_compile(CompileConfig(attention=attention), torch.device(device))
 
 
 @pytest.mark.parametrize("min_eos_p", [0.00012, 0.00016, 0.0002, 0.00025, 0.0003])
@@ -247,7 +318,7 @@ def test_ends_fall_within_chunks(tiny):
         for p in (0.00016, 0.0002, 0.00025)
         for s in range(4)
     ]
-    assert len({n % graphs.CUDAGraphEngine.chunk for n in lengths if n < 199}) >= 3, lengths
+    assert len({n % CompileConfig.chunk for n in lengths if n < 199}) >= 3, lengths
 
 
 class NoSynchronisation(TorchDispatchMode):
@@ -284,7 +355,7 @@ class NoSynchronisation(TorchDispatchMode):
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 def test_no_synchronisation_within_a_chunk(config, tiny, monkeypatch):
-    chunks, decode = [], graphs.CUDAGraphEngine.decode
+    chunks, decode = [], graphs.StepEngine.decode
 
     def watched(self, *arguments):
         chunks.append(len(arguments[3]))
@@ -295,10 +366,10 @@ def test_no_synchronisation_within_a_chunk(config, tiny, monkeypatch):
         monkeypatch.setattr(
             "barklite.decode.sampling._cumulative", lambda x: x.softmax(-1).cumsum(-1)
         )  # as on CUDA
-    monkeypatch.setattr(graphs.CUDAGraphEngine, "decode", watched)
+    monkeypatch.setattr(graphs.StepEngine, "decode", watched)
     uncaptured(tiny).generate("Hello", seed=1, config=config)
-    assert chunks[:2] == [graphs.CUDAGraphEngine.chunk] * 2
-    assert max(chunks) == graphs.CUDAGraphEngine.chunk
+    assert chunks[:2] == [CompileConfig.chunk] * 2
+    assert max(chunks) == CompileConfig.chunk
     x = torch.ones(2)
     waits = (
         lambda x: x[0].item(),
@@ -317,12 +388,13 @@ def test_shapes_are_static(tiny):
     traced = []
 
     def backend(graph, example):
-        traced.append([tuple(x.shape) for x in example])
+        if is_layer(graph):
+            traced.append([tuple(x.shape) for x in example])
         return graph.forward
 
     torch._dynamo.reset()
-    bark = uncaptured(tiny, lambda function, **options: torch.compile(function, backend=backend, **options))
-    buckets = tiny.semantic.config.block_size // graphs.CUDAGraphEngine.bucket
+    bark = uncaptured(tiny, backend=backend)
+    buckets = tiny.semantic.config.block_size // CompileConfig.bucket
     assert len(traced) == buckets
     for seed, text in enumerate(("Hello", "Hello world, hello again")):
         config = replace(SUNO, max_seconds=1.0 + seed)

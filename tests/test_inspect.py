@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig
+from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, SamplingConfig
 from barklite.config import FineConfig, GPTConfig
 from barklite.decode import engine
 from barklite.inspect import ablate, attention_map, trace
@@ -640,9 +640,8 @@ def other_engine(kind: str, tiny, monkeypatch):
     models = {name: getattr(tiny, name) for name in ("semantic", "coarse", "fine", "codec")}
     bark, called = Bark(tiny.config, tiny.tokenizer, models), []
     if kind == "graphs":
-        made = graphs.CUDAGraphEngine(
-            [tiny.semantic, tiny.coarse], torch.device("cpu"), lambda function, **_: function
-        )
+        models, plain = [tiny.semantic, tiny.coarse], CompileConfig(backend=None)
+        made = graphs.StepEngine(models, torch.device("cpu"), plain)
         names = ("decode", "fine_logits", "synthesize")
     else:
         monkeypatch.setattr(compile.CompiledCPUEngine, "_compiled", lambda self, module, *_: module)

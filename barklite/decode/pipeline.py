@@ -156,8 +156,8 @@ class Pipeline:
                     done = decoder.step()
                     if not self.stage_major:
                         break
-            for sequence in done:
-                finished += self._pass_on(name, sequence, decoder)
+                for sequence in done:  # results are made where the model is
+                    finished += self._pass_on(name, sequence, decoder)
         fine, last = self.waiting["fine"], self._next_stage() is None
         while len(fine) >= self.fine_batch_size or (fine and last):
             finished += self._finish([fine.popleft() for _ in range(min(self.fine_batch_size, len(fine)))])

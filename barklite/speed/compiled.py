@@ -1,8 +1,8 @@
-"""`compile=True`: a faster engine for `generate`, applied from outside.
+"""`compile=`: a faster engine for `generate`, applied from outside.
 
-On CUDA that is `graphs`. On the CPU one block's step for one token becomes a C++ function (PyTorch's
-AOTInductor), with weights and cache as arguments: every layer of both models calls it, and it is kept on disk
-for the next process.
+On CUDA, and wherever a `CompileConfig` is given, that is `graphs`. `compile=True` on the CPU makes one
+block's step for one token a C++ function (PyTorch's AOTInductor), with weights and cache as arguments: every
+layer of both models calls it, and it is kept on disk for the next process.
 """
 
 import sys
@@ -14,28 +14,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import CompileConfig
 from ..decode.engine import Engine
 from ..models.gpt import GPT, KVCache
 from ..storage import native
 from . import quantize
-from .graphs import CUDAGraphEngine
+from .graphs import StepEngine
 
 
-def check_compile(compile: bool, device: torch.device) -> None:
-    """ValueError unless steps can be compiled for `device`, or need not be."""
-    if not isinstance(compile, bool):
-        raise ValueError(f"compile is {compile!r}; it must be True or False")
+def check_compile(compile: bool | CompileConfig, device: torch.device) -> None:
+    """ValueError unless steps can be compiled so for `device`, or need not be."""
+    if not isinstance(compile, (bool, CompileConfig)):
+        raise ValueError(f"compile is {compile!r:.99}; it must be True, False or a CompileConfig")
     if compile and device.type not in ("cpu", "cuda"):
-        raise ValueError(f"compile=True works on the CPU and on CUDA, not on {device}")
+        raise ValueError(f"compile= works on the CPU and on CUDA, not on {device}")
+    attention = compile.attention if isinstance(compile, CompileConfig) else None
+    if attention == "flash" and device.type == "cuda":
+        raise ValueError("attention 'flash' is for the CPU: on CUDA its kernel takes no mask")
+    if attention in ("efficient", "cudnn") and device.type == "cpu":
+        raise ValueError(f"attention {attention!r} is for CUDA: the CPU has no such kernel")
 
 
-def engine_for(semantic: GPT, coarse: GPT, device: torch.device) -> Engine:
-    """The fastest engine there is for two models on `device`; what it has to compile it compiles now."""
-    models = [semantic, coarse]
-    if device.type == "cpu":
+def engine_for(
+    semantic: GPT, coarse: GPT, device: torch.device, compile: bool | CompileConfig = True
+) -> Engine:
+    """The engine for two models on `device` that `compile` asks for; True is the fastest there is.
+
+    What it has to compile it compiles now.
+    """
+    models, config = [semantic, coarse], compile if isinstance(compile, CompileConfig) else None
+    if device.type == "cpu" and config is None:
         return CompiledCPUEngine(models)
-    native.inductor_cache()
-    return CUDAGraphEngine(models, device)
+    if config is None or config.backend == "inductor":
+        native.inductor_cache()
+    return StepEngine(models, device, config)
 
 
 # --- one token on the CPU -----------------------------------------------------------------------------------

@@ -1,60 +1,172 @@
-"""Steps as CUDA graphs, the engine of `compile=True` on a GPU, where launches cost more than arithmetic."""
+"""Compiled steps: the engine of `compile=CompileConfig(...)`, and of `compile=True` on CUDA.
+
+A step runs from buffer to buffer and never waits for the device: it embeds the newest ids, runs the layers,
+samples, and writes what it made. So it can be one CUDA graph, where launches cost more than arithmetic.
+Axes: B rows, S positions of a bucket, H heads, d width of a head, D width, V vocabulary.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FunctionType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..config import SamplingConfig
+from ..config import CompileConfig, SamplingConfig
 from ..decode.engine import Engine
 from ..decode.sampling import TokenSampler
 from ..messages import first_line
 from ..models.codec import Codec
 from ..models.fine import FineGPT
-from ..models.gpt import GPT, KVCache
+from ..models.gpt import GPT, Block, KVCache
+from .quantize import is_unchanged
+
+# --- attention of one query a row ---------------------------------------------------------------------------
+# q (B, H, 1, d); k, v (B, H, S, d); mask, bool (B, 1, 1, S), True for the keys that are seen; positions (B,),
+# each row's own -> (B, H, 1, d).
 
 
-class StepBuffers:
-    """What a captured step reads and writes beside keys and values, at fixed addresses."""
-
-    def __init__(self, cache: KVCache, chunk: int, vocab_size: int):
-        rows, device = cache.keys.shape[1], cache.keys.device
-        self.positions, self.token = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(2))
-        self.index = torch.zeros(1, dtype=torch.long, device=device)  # of the step within its chunk
-        self.made = (  # ids, ended and last_p of each step, (chunk, rows)
-            torch.zeros(chunk, rows, dtype=torch.long, device=device),
-            torch.zeros(chunk, rows, dtype=torch.bool, device=device),
-            torch.zeros(chunk, rows, device=device),
-        )
-        self.noise = torch.ones(chunk, rows, vocab_size, device=device)
-
-    def state(self) -> list[Tensor]:
-        """What a step changes; keys and values are not in it, because a second run writes the same again."""
-        return [self.positions, self.index, self.token, *self.made]
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """PyTorch's choice of kernel."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-class LayerView:
-    """One layer of a cache inside a step: each row writes at its position and reads a whole bucket."""
-
-    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, bucket: int):
-        self.keys, self.values, self.positions, self.bucket = keys, values, positions, bucket
-        self.rows = torch.arange(len(positions), device=positions.device)
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        for stored, new in ((self.keys, k), (self.values, v)):
-            stored[self.rows, :, self.positions] = new[:, :, 0].to(stored.dtype)
-        return self.keys[:, :, : self.bucket], self.values[:, :, : self.bucket]
+def by_kernel(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """One of PyTorch's kernels, or an error."""
+    with sdpa_kernel(kernel):
+        return sdpa(q, k, v, mask, positions)
 
 
-def block_step(
-    block: nn.Module, x: Tensor, mask: Tensor, keys: Tensor, values: Tensor, positions: Tensor, bucket: int
+def flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """FlexAttention, which on CUDA splits the keys among the processors."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def seen(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return torch.where(key <= positions[b], score, -torch.inf)
+
+    # Scaled here: on the CPU, Inductor takes no query that is a view of a product.
+    return flex_attention(q * q.shape[-1] ** -0.5, k, v, score_mod=seen, scale=1.0)
+
+
+def decomposed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """Products as sums in float32, for a compiler to fuse with what stands around them."""
+    scores = (q.float() * q.shape[-1] ** -0.5 * k.float()).sum(-1)[:, :, None]  # (B, H, 1, S)
+    p = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    return (p.mT * v.float()).sum(2, keepdim=True).to(v.dtype)
+
+
+ATTENTION: dict[str, Callable[..., Tensor]] = {
+    "sdpa": sdpa,
+    "flash": partial(by_kernel, SDPBackend.FLASH_ATTENTION),
+    "efficient": partial(by_kernel, SDPBackend.EFFICIENT_ATTENTION),
+    "math": partial(by_kernel, SDPBackend.MATH),
+    "cudnn": partial(by_kernel, SDPBackend.CUDNN_ATTENTION),
+    "flex": flex,
+    "decomposed": decomposed,
+}
+
+
+# --- the step and its parts ---------------------------------------------------------------------------------
+
+
+class StepBuffers(NamedTuple):
+    """What a step reads and writes beside keys and values, at fixed addresses."""
+
+    token: Tensor  # the newest id of each row, (rows,)
+    positions: Tensor  # (rows,)
+    index: Tensor  # of the step within its chunk, (1,)
+    ids: Tensor  # results of each step, (chunk, rows)
+    ended: Tensor
+    last_p: Tensor
+    noise: Tensor  # (chunk, rows, V)
+
+    @classmethod
+    def of(cls, rows: int, chunk: int, vocab_size: int, device: torch.device) -> "StepBuffers":
+        zeros = partial(torch.zeros, device=device)
+        token, positions, index = (zeros(n, dtype=torch.long) for n in (rows, rows, 1))
+        made = (zeros(chunk, rows, dtype=dtype) for dtype in (torch.long, torch.bool, torch.float32))
+        return cls(token, positions, index, *made, torch.ones(chunk, rows, vocab_size, device=device))
+
+
+def embed(model: GPT, token: Tensor, positions: Tensor, bucket: int) -> tuple[Tensor, Tensor]:
+    """Newest ids (B,) -> x (B, 1, D), and the mask of the bucket's positions (B, 1, 1, S)."""
+    x = (model.wte(token) + model.wpe(positions))[:, None]
+    return x, torch.arange(bucket, device=token.device) <= positions[:, None, None, None]
+
+
+def layer(
+    block: Block,
+    attention: Callable,
+    x: Tensor,
+    mask: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
 ) -> Tensor:
-    """`block` for one token a row, x (B, 1, D); compiled once a bucket for all layers of all models."""
-    return block(x, mask, False, LayerView(keys, values, positions, bucket))
+    """`block` for one token a row, x (B, 1, D): each row writes at its position and reads a whole bucket.
+
+    keys, values: one layer of the cache, (B, H, block_size, d).
+    """
+    attn, rows = block.attn, torch.arange(len(positions), device=positions.device)
+    q, k, v = rearrange(
+        attn.c_attn(block.ln_1(x)), "B T (three H d) -> three B H T d", three=3, H=attn.n_head
+    )
+    for stored, new in ((keys, k), (values, v)):
+        stored[rows, :, positions] = new[:, :, 0].to(stored.dtype)
+    S = mask.shape[-1]
+    y = attention(q, keys[:, :, :S], values[:, :, :S], mask, positions)
+    x = x + attn.c_proj(rearrange(y, "B H T d -> B T (H d)"))
+    return x + block.mlp(block.ln_2(x))
+
+
+def finish(model: GPT, sampler: TokenSampler, x: Tensor, buffers: StepBuffers) -> None:
+    """Head, sampling, and the writing of results for the first B rows; then all rows are one position on."""
+    B, index = len(x), buffers.index
+    logits, noise = model.lm_head(model.ln_f(x), sampler.vocab)[:, -1], None
+    if sampler.sampling.temperature != 0:
+        noise = buffers.noise.index_select(0, index)[0, :B, : sampler.noise_width]
+    made = sampler(logits, noise)
+    for each, new in zip((buffers.ids, buffers.ended, buffers.last_p), made, strict=True):
+        each[:, :B].index_copy_(0, index, new[None])
+    buffers.token[:B].copy_(made[0])
+    buffers.positions.add_(1).clamp_(max=model.config.block_size - 1)
+    index.add_(1)
+
+
+def run_step(
+    parts: tuple[Callable, Callable, Callable],
+    model: GPT,
+    sampler: TokenSampler,
+    attention: Callable,
+    layers: list[tuple[Tensor, Tensor]],
+    buffers: StepBuffers,
+    bucket: int,
+) -> None:
+    """One step of as many rows as `layers`, keys and values a layer, have."""
+    embed, layer, finish = parts
+    positions = buffers.positions[: len(layers[0][0])]
+    x, mask = embed(model, buffers.token[: len(positions)], positions, bucket)
+    for block, (keys, values) in zip(model.h, layers, strict=False):  # a model may have lost layers
+        x = layer(block, attention, x, mask, keys, values, positions)
+    finish(model, sampler, x, buffers)
+
+
+def fine_layers(model: FineGPT, x: Tensor, first: int) -> Tensor:
+    """Layers of the fine model, x (B, T, D) -> normalised (B, T - first, D)."""
+    x = x + model.wpe(torch.arange(x.shape[1], device=x.device))
+    for block in model.h[:-1]:
+        x = block(x)
+    return model.ln_f(model.h[-1](x, rows=slice(first, None)))
+
+
+def codec_layers(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """The codec's layers after the LSTM, (B, C, T) -> audio (B, hop * T)."""
+    return layers(x).squeeze(1)
 
 
 def next_power_of_two(n: int) -> int:
@@ -68,50 +180,52 @@ def padded_rows(codes: Tensor) -> Tensor:
     return torch.cat((codes, codes[-1:].expand(missing, *codes.shape[1:]))) if missing else codes
 
 
-class CUDAGraphEngine(Engine):
-    """Steps as CUDA graphs: forward, sampling, cache write and position + 1 are one launch.
+class StepEngine(Engine):
+    """Steps by `run_step`, compiled and on CUDA captured as `config` says.
 
     The noise of a chunk of steps is drawn outside and read by index; the host checks for the end once a
     chunk. Lengths are bucketed, and so are batch sizes (1, 2, 4, 8 ...): the first text that needs a bucket
-    captures it, in a fraction of a second, and other sampling settings are captured again. Blocks are
-    compiled once for a length and a batch size, those for one row when the engine is made. The passes of the
-    fine model and the codec are captured at their few shapes. Use it from one thread.
+    captures it, in a fraction of a second. Layers are compiled once for a length and a batch size, those for
+    one row when the engine is made; sampling when its settings are first used. The layers of the fine model
+    and the codec are compiled and captured at their few shapes. Use it from one thread.
     """
 
-    chunk = 32
-    bucket = 256  # cache lengths are multiples of it
     start_step, frame_step = 128, 128  # first row of a fine window's result, frames of sound: likewise
     most = 256  # graphs kept
 
-    def __init__(self, models: list[GPT], device: torch.device, compiler: Callable = torch.compile):
-        """compiler: makes `block_step` fast; the identity leaves it as it is."""
-        self.device = device
-        # Dynamo counts, and limits, compilations by code object: each engine has its own.
-        own = FunctionType(block_step.__code__.replace(), globals())
-        from torch._dynamo import config
-
-        # One code for every number of rows and length: more than Dynamo's 8.
-        raised = config.patch(recompile_limit=64)
-        self._block_step = raised(compiler(own, fullgraph=True, dynamic=False))
+    def __init__(self, models: list[GPT], device: torch.device, config: CompileConfig | None = None):
+        self.device, self.config = device, config or CompileConfig()
+        self.chunk, self.bucket = self.config.chunk, self.config.bucket
+        given = self.config.attention
+        self._attention = given if callable(given) else ATTENTION[given]
+        whole = self.config.scope == "step"
+        self._parts = tuple(part if whole else self._compiled(part) for part in (embed, layer, finish))
+        self._run_step = self._compiled(run_step) if whole else run_step
+        self._fine, self._codec = self._compiled(fine_layers), self._compiled(codec_layers)
         self._pooled: dict[GPT, list[KVCache]] = {}  # caches that are not in use
         self._buffers: dict[KVCache, StepBuffers] = {}
         self._weights: dict[nn.Module, tuple[int, ...]] = {}  # addresses when their graphs were captured
         self._graphs: dict[tuple, Callable] = {}
-        self._pool, self._stream = None, torch.cuda.Stream(device) if device.type == "cuda" else None
+        captures = device.type == "cuda" and self.config.cuda_graphs
+        self._pool, self._stream = None, torch.cuda.Stream(device) if captures else None
         start = time.perf_counter()
         try:
-            for model in models:
+            for model in () if whole else models:
                 self._warm_up(model)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # every stage of the compiler has its own classes
+            need = "Triton and a C compiler" if device.type == "cuda" else "a C++ compiler"
             reason = first_line(error)
-            raise ValueError(f"compile=True on CUDA needs Triton and a C compiler: {reason}") from error
+            raise ValueError(f"a step cannot be compiled here, which needs {need}: {reason}") from error
         self.seconds = time.perf_counter() - start
 
     def supports(self, model: nn.Module) -> bool:
-        """Whether a causal model is a plain GPT: a step calls its blocks, and not its own forward."""
-        return not isinstance(model, GPT) or (type(model) is GPT and "forward" not in vars(model))
+        """Whether the modules whose forward a step replaces are barklite's own; those within may be any."""
+        if not isinstance(model, (GPT, FineGPT)):
+            return type(model) is Codec and not {"forward", "decode", "embed"} & vars(model).keys()
+        blocks = model.h if isinstance(model, GPT) else ()
+        return all(map(is_unchanged, (model, *blocks, *(block.attn for block in blocks))))
 
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
         """A pooled cache with at least `rows` rows, or a new one of the model's block size."""
@@ -125,7 +239,8 @@ class CUDAGraphEngine(Engine):
             del self._buffers[cache]
         pooled.clear()
         cache = super().new_cache(model, rows, model.config.block_size)
-        self._buffers[cache] = StepBuffers(cache, self.chunk, model.config.output_vocab_size)
+        vocab_size = model.config.output_vocab_size
+        self._buffers[cache] = StepBuffers.of(rows, self.chunk, vocab_size, cache.keys.device)
         return cache
 
     def release(self, model: GPT, cache: KVCache) -> None:
@@ -153,50 +268,41 @@ class CUDAGraphEngine(Engine):
         self._forget_moved(model)
         n, B, buffers, longest = len(samplers), len(ids), self._buffers[cache], model.config.block_size
         rows = next_power_of_two(B)  # the rows past B compute nothing of use
-        buffers.token[:B].copy_(ids)
         lengths = torch.zeros(len(cache.stale), dtype=torch.long)
         lengths[:B] = torch.tensor(cache.lengths)
-        buffers.positions.copy_(lengths)
+        if self.device.type == "cuda":  # a copy from other memory would wait for the device
+            lengths = lengths.pin_memory()
+        buffers.positions.copy_(lengths, non_blocking=True)
+        buffers.token[:B].copy_(ids)
         buffers.index.zero_()
         if noise is not None:
             buffers.noise[:n, :B, : noise.shape[2]].copy_(noise)
+        state = buffers[:-1]  # not keys and values: a second run writes the same again
         for sampler in samplers:
             bucket = min(-(-(cache.length + 1) // self.bucket) * self.bucket, longest)
             step = partial(self._step, model, cache, sampler, rows, bucket)
-            self._graph((model, cache, sampler, rows, bucket), step, buffers.state())()
+            self._graph((model, cache, sampler, rows, bucket), step, state)()
             cache.lengths = [length + 1 for length in cache.lengths]
         cache.stale[B:] = [longest] * len(cache.stale[B:])
-        return tuple(each[:n, :B].clone() for each in buffers.made)
+        return tuple(each[:n, :B].clone() for each in (buffers.ids, buffers.ended, buffers.last_p))
 
     def _step(self, model: GPT, cache: KVCache, sampler: TokenSampler, rows: int, bucket: int) -> None:
-        """One step of the first `rows` rows, from buffer to buffer. It never waits for the device."""
+        """One step of the first `rows` rows."""
+        layers = list(zip(cache.keys[:, :rows], cache.values[:, :rows], strict=True))
         buffers = self._buffers[cache]
-        positions = buffers.positions[:rows]
-        x = (model.wte(buffers.token[:rows]) + model.wpe(positions))[:, None]  # (B, 1, D)
-        mask = torch.arange(bucket, device=self.device) <= positions[:, None, None, None]  # (B, 1, 1, S)
-        for block, keys, values in zip(model.h, cache.keys, cache.values, strict=True):
-            x = self._block_step(block, x, mask, keys[:rows], values[:rows], positions, bucket)
-        logits = model.lm_head(model.ln_f(x), sampler.vocab)[:, -1]
-        noise = None
-        if sampler.sampling.temperature != 0:
-            noise = buffers.noise.index_select(0, buffers.index)[0, :rows, : sampler.noise_width]
-        step = sampler(logits, noise)
-        for each, new in zip(buffers.made, step, strict=True):
-            each[:, :rows].index_copy_(0, buffers.index, new[None])
-        buffers.token[:rows].copy_(step[0])
-        buffers.positions.add_(1).clamp_(max=model.config.block_size - 1)
-        buffers.index.add_(1)
+        self._run_step(self._parts, model, sampler, self._attention, layers, buffers, bucket)
 
     def fine_logits(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
         self._forget_moved(model)
-        T, stop = codes.shape[-1], rows.stop if rows.stop is not None else codes.shape[-1]
+        stop = rows.stop if rows.stop is not None else codes.shape[-1]
         first = rows.start // self.start_step * self.start_step
         padded = padded_rows(codes)
-        out = self._call(
-            (model, codebook, padded.shape, first, vocab.start, vocab.stop),
-            lambda codes: model(codebook, codes, rows=slice(first, T), vocab=vocab)[0],
-            padded,
-        )
+
+        def logits(codes: Tensor) -> Tensor:
+            return model.wtes[codebook].attend(self._fine(model, model.embed(codebook, codes), first), vocab)
+
+        key = model, codebook, padded.shape, first, vocab.start, vocab.stop
+        out = self._call(key, logits, padded)
         return out[: len(codes), rows.start - first : stop - first].clone()
 
     def synthesize(self, codec: Codec, codes: Tensor) -> Tensor:
@@ -205,8 +311,28 @@ class CUDAGraphEngine(Engine):
             return codec.decode(codes)
         self._forget_moved(codec)
         padded = padded_rows(F.pad(codes, (0, -T % self.frame_step), value=0))
-        out = self._call((codec, padded.shape), codec.decode, padded)
+
+        def sound(codes: Tensor) -> Tensor:  # Dynamo takes no LSTM
+            return self._codec(codec.decoder[2:], codec.decoder[:2](codec.embed(codes)))
+
+        out = self._call((codec, padded.shape), sound, padded)
         return out[: len(codes), : T * codec.config.hop].clone()
+
+    # --- compiling and capturing ----------------------------------------------------------------------------
+
+    def _compiled(self, function: Callable) -> Callable:
+        """`function` by `torch.compile`, with code of its own: Dynamo counts compilations by code object."""
+        from torch._dynamo import config as dynamo
+
+        wanted = self.config
+        if wanted.backend is None:
+            return function
+        how = {"mode": wanted.mode} if wanted.mode else {}
+        if not how and wanted.backend == "inductor" and self.device.type == "cuda":
+            how = {"options": {"coordinate_descent_tuning": True}}  # a lone row's products become reductions
+        own = FunctionType(function.__code__.replace(), function.__globals__)
+        fast = torch.compile(own, backend=wanted.backend, fullgraph=True, dynamic=wanted.dynamic, **how)
+        return dynamo.patch(recompile_limit=1024, accumulated_recompile_limit=4096)(fast)
 
     def _call(self, key: tuple, function: Callable, given: Tensor) -> Tensor:
         """A captured function of one tensor: its result, which the next call overwrites."""
@@ -223,7 +349,7 @@ class CUDAGraphEngine(Engine):
         replay()
         return outputs[0]
 
-    def _graph(self, key: tuple, function: Callable, state: list[Tensor]) -> Callable:
+    def _graph(self, key: tuple, function: Callable, state: Sequence[Tensor]) -> Callable:
         if key not in self._graphs:
             self._graphs[key] = self._captured(function, state)
         self._graphs[key] = self._graphs.pop(key)  # the newest used is last, the next to go first
@@ -231,7 +357,7 @@ class CUDAGraphEngine(Engine):
 
     def _captured(self, function: Callable, state: Sequence[Tensor] = ()) -> Callable:
         """`function` as one launch. It is run before, as capturing demands; `state` is put back then."""
-        if self.device.type != "cuda":  # the same without graphs, for tests
+        if self._stream is None:
             return function
         while len(self._graphs) >= self.most:
             self._graphs.pop(next(iter(self._graphs)))
@@ -260,7 +386,7 @@ class CUDAGraphEngine(Engine):
 
     @torch.no_grad()
     def _warm_up(self, model: GPT) -> None:
-        """Compile for every bucket now, not when a text first needs it."""
+        """Compile the layers for every bucket now, not when a text first needs it."""
         if model.wpe.weight.device.type != self.device.type:
             return  # offloaded: its first stage compiles
         cache = self.new_cache(model, 1, 0)
