@@ -212,7 +212,7 @@ def test_bad_settings_raise_at_once(tiny):
         with pytest.raises(ValueError, match="requests must be an iterable"):
             tiny.generate_many(given)
     generator = torch.Generator()
-    with pytest.raises(ValueError, match="each row its own"):
+    with pytest.raises(ValueError, match="two rows have the same generator"):
         tiny.text_to_semantic(["a", "b"], seeds=[generator, generator])
 
 
