@@ -286,6 +286,12 @@ def test_settings_that_do_not_go_together(settings, message):
         CompileConfig(**settings)
 
 
+def test_small_weights_take_no_config_on_the_cpu():
+    for options in (dict(quantize="int8"), dict(dtype="float16")):
+        with pytest.raises(ValueError, match="compiles float32 weights: for smaller ones compile=True"):
+            wide(compile=CompileConfig(backend="eager"), **options)
+
+
 @pytest.mark.parametrize("attention, device, message", [
     ("flash", "cuda", "'flash' is for the CPU: on CUDA its kernel takes no mask"),
     ("efficient", "cpu", "'efficient' is for CUDA"),

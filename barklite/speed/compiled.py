@@ -45,6 +45,9 @@ def engine_for(
     models, config = [semantic, coarse], compile if isinstance(compile, CompileConfig) else None
     if device.type == "cpu" and config is None:
         return CompiledCPUEngine(models)
+    small = any(type(module) in quantize.SMALL_MODULES for module in semantic.modules())
+    if small and device.type == "cpu" and config.backend is not None:
+        raise ValueError("a CompileConfig on the CPU compiles float32 weights: for smaller ones compile=True")
     if config is None or config.backend == "inductor":
         native.inductor_cache()
     return StepEngine(models, device, config)

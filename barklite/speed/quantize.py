@@ -270,9 +270,8 @@ class Linear8(nn.Module):
 
     def product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
-        compiling = torch.compiler.is_compiling()
-        if x.device.type != "cpu" or (compiling and not self.int8_activations):
-            if len(flat) == 1 and compiling:  # read as bytes, never stored wider
+        if x.device.type != "cpu":
+            if len(flat) == 1 and torch.compiler.is_compiling():  # read as bytes, never stored wider
                 return self.row(weight, scale, flat[0].float()).to(x.dtype).view(*x.shape[:-1], -1)
             return F.linear(x, weight.to(x.dtype) * scale.to(x.dtype)[:, None])
         if weight.shape[1] % self.block:
@@ -354,9 +353,7 @@ class Linear4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
-        if len(flat) == 1 and torch.compiler.is_compiling():
-            y = self.row(self.weight, self.scale, flat[0].float())
-        elif len(flat) > self.few or torch.compiler.is_compiling():
+        if len(flat) > self.few:
             y = _many(flat, self.expanded())
         else:
             packed, scales = self._for_kernel or self._pack()
