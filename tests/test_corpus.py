@@ -232,7 +232,7 @@ def test_failures_on_the_command_line(command):
     for options in ((), ("-q",)):
         status, err = command(*options, "-f", "--float")
         assert status == 1
-        made = "out: 1 rows spoken, 0.3 s of audio"
+        made = "out: 1 row spoken, 0.3 s of audio"
         assert err == f"{made}; 3 failed: see out/results.jsonl; 1 reached the length limit\n"
     errors = [record["error"] for record in state()[0]]
     assert errors[0] is None
