@@ -542,7 +542,7 @@ def _build(cls: type, data: dict, path: str):
         raise ValueError(f"{path.rstrip('.') or 'the configuration'} must be an object, not {data!r:.99}")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("saved", True)}
     for name in data.keys() - fields.keys():
-        raise ValueError(f"unknown entry {path}{name:.99}")
+        raise ValueError(f"unknown entry {path + name!r:.99}")
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     for name in required - data.keys():
         raise ValueError(f"entry {path}{name} is missing")

@@ -123,7 +123,7 @@ def convert(
     checkpoint = open_checkpoint(source, encoder)
     with new_directory(target, force) as directory:
         disable = None if progress is None else not progress
-        total = sum(_n_parameters(name, checkpoint.config) for name in MODELS)
+        total = sum(n_parameters(name, checkpoint.config) for name in MODELS)
         with tqdm(
             total=total, unit=" parameters", unit_scale=True, desc="converting", disable=disable
         ) as bar:
@@ -206,5 +206,6 @@ def is_replaceable(path: str | os.PathLike) -> bool:
     return is_native(path) and all(entry.name in ours for entry in Path(path).iterdir())
 
 
-def _n_parameters(name: str, config: BarkConfig) -> int:
+def n_parameters(name: str, config: BarkConfig) -> int:
+    """Count a model's parameters without memory for them. ValueError if its sizes overflow."""
     return sum(tensor.numel() for tensor in blueprint(config, name).state_dict().values())

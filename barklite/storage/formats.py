@@ -299,8 +299,8 @@ def _huggingface_weights(path: Path) -> list[Path]:
             shards = read_json(index).get("weight_map")
             if not (isinstance(shards, dict) and shards and all(isinstance(s, str) for s in shards.values())):
                 raise ValueError(f"{index} has no weight_map")
-            if outside := [shard for shard in shards.values() if Path(shard).name != shard]:
-                raise ValueError(f"{index}: the path {outside[0]!r} leads out of the checkpoint")
+            if bad := [s for s in shards.values() if Path(s).name != s or not s.isprintable()]:
+                raise ValueError(f"{index}: {bad[0]!r:.99} is not the name of a file in the checkpoint")
             return [_existing(path / shard) for shard in sorted(set(shards.values()))]
     raise FileNotFoundError(f"{path / 'model.safetensors'} is missing, and so is pytorch_model.bin")
 

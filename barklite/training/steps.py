@@ -16,6 +16,7 @@ from ..config import BarkConfig, TokenConfig
 from ..models import codec
 from ..storage import checkpoint, hub
 from ..storage.formats import Checkpoint
+from ..validation import free_memory
 from ..voice import Voice
 from . import codec as codec_training
 from . import tokens
@@ -41,6 +42,11 @@ def run_of(
         model = getattr(codec, name)(config.codec)
         checkpoint.initialise(model, torch.Generator().manual_seed(settings.seed))
     else:
+        size, free = 4 * checkpoint.n_parameters(name, config), free_memory(torch.device("cpu"))
+        if free is not None and size > free:
+            raise ValueError(
+                f"the {name} model needs {size / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free"
+            )
         model = checkpoint.MODELS[name](getattr(config, name))
         tokens.initialise(model, settings.seed)
     if init is not None and not (directory / name / "last.pt").is_file():

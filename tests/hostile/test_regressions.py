@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from barklite import Bark, GenerationConfig, SamplingConfig, corpus
+from barklite import Bark, BarkConfig, GenerationConfig, SamplingConfig, corpus
 from barklite.__main__ import main
 from barklite.command import sentence
 from barklite.storage import voices
@@ -525,3 +525,13 @@ def test_safetensors_own_words_are_cut(tmp_path):
     with pytest.raises(ValueError, match=r"is not a whole safetensors file") as error:
         _read_safetensors(tmp_path / "a.safetensors")
     assert len(str(error.value)) < 1000
+
+
+def test_names_with_a_newline_stay_one_line(tmp_path):
+    """Of a shard in an index, and of an entry in a configuration."""
+    (tmp_path / "config.json").write_text('{"model_type": "bark"}')
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "a\\nb"}}')
+    with pytest.raises(ValueError, match=r"'a\\nb' is not the name of a file"):
+        Bark.from_pretrained(tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=r"unknown entry 'fine\.a\\nb'"):
+        BarkConfig.from_dict({**BarkConfig.tiny().to_dict(), "fine": {"a\nb": 1}})
