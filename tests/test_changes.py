@@ -193,16 +193,21 @@ CHANGES = {
 CHANGES |= {"bias": biased, "norms": biased_norms, "eps": other_eps, "layers": fewer_layers}
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("kind", ["plain", "graphs", "compiled"])
-def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
-    model, before = bark(), unchanged()
+def use_engine(kind: str, model: Bark, monkeypatch) -> None:
+    """Give a model one of the engines, uncompiled."""
     models = [model.semantic, model.coarse]
     if kind == "graphs":
         model.engine = StepEngine(models, torch.device("cpu"), CompileConfig(backend=None))
     if kind == "compiled":
         monkeypatch.setattr(CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
         model.engine = CompiledCPUEngine(models)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("kind", ["plain", "graphs", "compiled"])
+def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
+    model, before = bark(), unchanged()
+    use_engine(kind, model, monkeypatch)
     assert tokens(model) == before
     change(model)
     assert tokens(model) == by_the_reference(model) != before
@@ -213,12 +218,7 @@ def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
 def test_a_class_that_was_changed(kind, owner, name, monkeypatch):
     """Not a module, but what all modules of its kind do."""
     model, before = bark(), unchanged()
-    models = [model.semantic, model.coarse]
-    if kind == "graphs":
-        model.engine = StepEngine(models, torch.device("cpu"), CompileConfig(backend=None))
-    if kind == "compiled":
-        monkeypatch.setattr(CompiledCPUEngine, "_compiled", lambda self, module, *_: module)
-        model.engine = CompiledCPUEngine(models)
+    use_engine(kind, model, monkeypatch)
     original = getattr(owner, name)
 
     def changed(self, *given, **named):
