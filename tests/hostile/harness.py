@@ -116,7 +116,9 @@ class Arena:
     def __init__(self, root: Path):
         self.root, self.case, self.base = root, root / "case", root.parent / "base"
         root.mkdir(parents=True, exist_ok=True)
-        (root / "home").mkdir(exist_ok=True)
+        self.caches = [root / "home" / name for name in ("barklite", "huggingface")]
+        for cache in self.caches:  # the package's own, which a valid Hub id may fill
+            cache.mkdir(parents=True, exist_ok=True)
         (root / "sentinel").mkdir(exist_ok=True)
         for name in ("secret.txt", "voice.npz", "model.safetensors"):
             (root / "sentinel" / name).write_bytes(b"nobody reads this, or writes it\n")
@@ -136,7 +138,7 @@ class Arena:
         for folder in folders:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.path == str(self.case):
+                    if Path(entry.path) in (self.case, *self.caches):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
@@ -170,6 +172,7 @@ class Watch:
 
     def __init__(self, arena: Arena):
         self.inside, self.root = f"{os.path.realpath(arena.case)}/", f"{os.path.realpath(arena.root)}/"
+        self.own = (self.inside, *(f"{os.path.realpath(cache)}/" for cache in arena.caches))
         self.on, self.seen = False, []
         sys.addaudithook(self)
 
@@ -193,7 +196,7 @@ class Watch:
             place = os.path.normpath(os.path.join(self.inside, place))
             if writes:
                 place = os.path.realpath(place)
-            inside = f"{place}/".startswith(self.inside)
+            inside = f"{place}/".startswith(self.own)
             if not inside and (writes or f"{place}/".startswith(self.root)) and place != os.devnull:
                 self.seen.append(f"{event} {place.removeprefix(self.root)}")
 
