@@ -31,6 +31,7 @@ from .models.fine import FineGPT
 from .models.gpt import GPT
 from .speed import quantize as quantizing
 from .speed.compiled import check_compile, engine_for
+from .speed.memory import keep_freed_memory
 from .storage import checkpoint, formats, hub
 from .text import sentences
 from .text.tokenizer import KINDS, Bytes, Tokenizer, check_vocabulary
@@ -108,7 +109,11 @@ class Bark:
             if self.offload and self.device.type == "cuda":  # pinned memory copies faster
                 for tensor in (*models[name].parameters(), *models[name].buffers()):
                     tensor.data = tensor.data.pin_memory()
-        self.engine = engine_for(self.semantic, self.coarse, self.device, compile) if compile else PLAIN
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.engine = (
+            engine_for(self.semantic, self.coarse, self.fine, self.device, compile) if compile else PLAIN
+        )
         self._checkpoint: formats.Checkpoint | None = None
         self._voice_hub = partial(hub.fetch_voice, hub.VOICES_REPO, None)
 

@@ -16,7 +16,7 @@ from barklite.config import FineConfig, GPTConfig
 from barklite.decode import engine
 from barklite.decode.sampling import TokenSampler
 from barklite.speed import compiled as compile
-from barklite.speed import graphs
+from barklite.speed import graphs, quantize
 from barklite.storage import native
 from tests import builders
 from tests.comparing import is_layer
@@ -123,6 +123,51 @@ def test_compiled_steps_of_small_weights(options, compiled, monkeypatch):
     assert cache.keys.dtype == torch.bfloat16
     assert not p.equal(q)
     assert bark.generate("Hello", VOICE, 1, SUNO).codes.shape[0] == 8
+
+
+@needs_compiler
+@pytest.mark.skipif(not quantize.has_int8_products(), reason="needs integer products")
+@pytest.mark.parametrize("options", [dict(quantize="int8"), dict(quantize="int4")], ids=str)
+def test_compiled_rows(options, compiled, monkeypatch):
+    """Prompts and the fine model by compiled functions: what the modules compute, but for bfloat16."""
+    bark = compiled(monkeypatch, **options)
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(0, 1024, (2, 8, 200), generator=generator)
+    used = []
+    forward = compile.RowsBlock.forward
+    monkeypatch.setattr(
+        compile.RowsBlock,
+        "forward",
+        lambda self, *given, **named: used.append(1) or forward(self, *given, **named),
+    )
+    for rows in (slice(0, 200), slice(150, 153)):
+        with torch.no_grad():
+            found, plain = (
+                computed.fine_logits(bark.fine, 3, codes, rows, slice(0, 1024))
+                for computed in (bark.engine, engine.PLAIN)
+            )
+        assert found.shape == plain.shape == (2, rows.stop - rows.start, 1024)
+        assert 0 < float((found - plain).abs().max()) < 0.03 * float(plain.abs().max())
+    assert len(used) == 2 * len(bark.fine.h)
+    for rows, T in ((1, 300), (3, 40), (1, 2)):
+        prompts = torch.randint(0, 10_000, (rows, T), generator=generator)
+        caches = []
+        for computed in (bark.engine, engine.PLAIN):
+            cache = computed.new_cache(bark.coarse, 4, 400)
+            with torch.no_grad():
+                computed.prefill(bark.coarse, prompts, cache, range(rows))
+            assert cache.lengths == [T] * rows
+            caches.append(torch.stack((cache.keys, cache.values))[:, :, :rows, :, :T].float())
+        found, plain = caches
+        assert float((found - plain).abs().max()) < 0.03 * float(plain.abs().max())
+        assert torch.equal(found, plain) == (T == 2)  # few rows have better kernels
+    with torch.no_grad():  # a layer of another kind, or a changed one: the plain modules
+        odd = wide(**options).fine
+        odd.h[1].mlp.c_fc = torch.nn.Linear(64, 256, bias=False)
+        before = len(used)
+        computed = engine.engine_of(odd, bark.engine)
+        assert torch.equal(computed.fine_logits(odd, 3, codes, slice(None), slice(None)), odd(3, codes)[0])
+        assert len(used) == before
 
 
 @needs_compiler

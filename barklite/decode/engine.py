@@ -41,7 +41,7 @@ class Engine:
     def prefill(self, model: GPT, prompts: Tensor, cache: KVCache, rows: Sequence[int]) -> None:
         """Fill `rows` of the cache with prompts of one length, ids (B, T) or embeddings (B, T, D)."""
         B, T = prompts.shape[:2]
-        filled = model.new_cache(B, T)
+        filled = KVCache(model.config, B, T, cache.keys.device, cache.keys.dtype)
         inputs = {"ids" if prompts.ndim == 2 else "embeds": prompts}
         model(**inputs, cache=filled, last=True, vocab=slice(0, 1))  # the logits are not used
         for i, row in enumerate(rows):

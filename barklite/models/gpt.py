@@ -46,7 +46,7 @@ class KVCache:
         return self.positions, S
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, H, T, d) at `positions`; return all, (B, H, S, d).
+        """Write new keys and values (B, H, T, d) at `positions`; return all, (B, H, S, d), in their dtype.
 
         Gradients flow to the new ones; earlier ones are constants.
         """
@@ -60,7 +60,7 @@ class KVCache:
         if torch.is_grad_enabled():  # not the storage itself, which later calls write to
             past = (stored[layer, :B, :, : S - T] for stored in (self.keys, self.values))
             return tuple(torch.cat(pair, 2) for pair in zip(past, (k, v), strict=True))
-        return self.keys[layer, :B, :, :S], self.values[layer, :B, :, :S]
+        return self.keys[layer, :B, :, :S].to(k.dtype), self.values[layer, :B, :, :S].to(v.dtype)
 
 
 class Embedding(nn.Embedding):

@@ -1,22 +1,26 @@
 """`compile=`: a faster engine for `generate`, applied from outside.
 
-On CUDA, and wherever a `CompileConfig` is given, that is `graphs`. `compile=True` on the CPU makes one
-block's step for one token a C++ function (PyTorch's AOTInductor), with weights and cache as arguments: every
-layer of both models calls it, and it is kept on disk for the next process.
+On CUDA, and wherever a `CompileConfig` is given, that is `graphs`. `compile=True` on the CPU makes C++
+functions (PyTorch's AOTInductor) of one block, with weights and cache as arguments: its step for one token
+and, where products are of integers, its work on many rows (a prompt, the fine model). Every layer of every
+model calls them, and they are kept on disk for the next process.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from itertools import islice
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import CompileConfig
 from ..decode.engine import Engine
-from ..models.gpt import GPT, KVCache
+from ..models.fine import FineGPT
+from ..models.gpt import GPT, Block, KVCache
 from ..storage import native
 from . import quantize
 from .graphs import StepEngine
@@ -36,15 +40,15 @@ def check_compile(compile: bool | CompileConfig, device: torch.device) -> None:
 
 
 def engine_for(
-    semantic: GPT, coarse: GPT, device: torch.device, compile: bool | CompileConfig = True
+    semantic: GPT, coarse: GPT, fine: FineGPT, device: torch.device, compile: bool | CompileConfig = True
 ) -> Engine:
-    """The engine for two models on `device` that `compile` asks for; True is the fastest there is.
+    """The engine for these models on `device` that `compile` asks for; True is the fastest there is.
 
     What it has to compile it compiles now.
     """
     models, config = [semantic, coarse], compile if isinstance(compile, CompileConfig) else None
     if device.type == "cpu" and config is None:
-        return CompiledCPUEngine(models)
+        return CompiledCPUEngine([*models, fine])
     small = any(type(module) in quantize.SMALL_MODULES for module in semantic.modules())
     if small and device.type == "cpu" and config.backend is not None:
         raise ValueError("a CompileConfig on the CPU compiles float32 weights: for smaller ones compile=True")
@@ -53,7 +57,7 @@ def engine_for(
     return StepEngine(models, device, config)
 
 
-# --- one token on the CPU -----------------------------------------------------------------------------------
+# --- on the CPU ---------------------------------------------------------------------------------------------
 
 
 def linears(block: nn.Module) -> list[nn.Module]:
@@ -133,13 +137,100 @@ def normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return materialized(F.layer_norm(x, x.shape, weight.float(), eps=eps))
 
 
-class CompiledCPUEngine(Engine):
-    """Steps of few rows on the CPU by compiled C++, row by row; all else by the plain modules."""
+class BeforeAttention(nn.Module):
+    """The first part of `gpt.Block` for many rows: x (rows, D) -> q, k and v (rows, 3 D) in bfloat16."""
 
-    def __init__(self, models: list[GPT]):
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.eps, self.product = block.ln_1.eps, type(block.attn.c_attn).rows
+
+    def settings(self) -> tuple:
+        """Constants baked into the compiled code; part of the cache key."""
+        return self.eps, self.product.__qualname__
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
+        x = F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
+        return self.product(*weights, x).to(torch.bfloat16)
+
+
+class AfterAttention(nn.Module):
+    """The rest of `gpt.Block`: x (rows, D) and the attended values (rows, D), bfloat16 -> (rows, D)."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        linears = block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
+        self.eps, self.products = block.ln_2.eps, [type(linear).rows for linear in linears]
+        self.counts = [len(linear.tensors()) for linear in linears]
+
+    def settings(self) -> tuple:
+        """Constants baked into the compiled code; part of the cache key."""
+        return self.eps, *(product.__qualname__ for product in self.products)
+
+    def forward(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
+        weights = iter(weights)
+        proj, fc, down = (
+            partial(product, *islice(weights, n))
+            for product, n in zip(self.products, self.counts, strict=True)
+        )
+        x = x + proj(y.float())
+        return x + down(F.gelu(fc(F.layer_norm(x, x.shape[-1:], weight, bias, self.eps))))
+
+
+class RowsBlock(nn.Module):
+    """A `gpt.Block` that computes many rows by compiled functions, around the attention of its own module."""
+
+    def __init__(self, block: Block, before: Callable, after: Callable):
+        super().__init__()
+        self.block, self.before, self.after = block, before, after
+
+    def forward(
+        self, x: Tensor, mask=None, causal=False, cache: KVCache | None = None, layer=0, rows=slice(None)
+    ) -> Tensor:
+        block, attn, B = self.block, self.block.attn, len(x)
+        q, k, v = rearrange(
+            self.before(x.flatten(0, 1), *before_tensors(block)),
+            "(B T) (three H d) -> three B H T d",
+            B=B,
+            three=3,
+            H=attn.n_head,
+        )
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        y = rearrange(attn.attend(q[:, :, rows], k, v, mask, causal), "B H T d -> (B T) (H d)")
+        x = x[:, rows].flatten(0, 1)
+        if len(x) > quantize.Linear8.few:
+            x = self.after(x, y, *after_tensors(block))
+        else:  # the last position of a prompt
+            x = x + attn.c_proj(y.float())
+            x = x + block.mlp(block.ln_2(x))
+        return x.unflatten(0, (B, -1))
+
+
+def before_tensors(block: nn.Module) -> list[Tensor]:
+    return [*norm_tensors(block.ln_1), *block.attn.c_attn.tensors()]
+
+
+def after_tensors(block: nn.Module) -> list[Tensor]:
+    linears = block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
+    return [*norm_tensors(block.ln_2), *(tensor for linear in linears for tensor in linear.tensors())]
+
+
+def norm_tensors(norm: nn.Module) -> list[Tensor]:
+    """Weight and bias in float32; zeros if it has none, so that one compiled function serves all models."""
+    weight = norm.weight.detach().float()
+    return [weight, torch.zeros_like(weight) if norm.bias is None else norm.bias.detach().float()]
+
+
+class CompiledCPUEngine(Engine):
+    """On the CPU: steps of few rows, row by row, and blocks of many rows of integer weights, by compiled C++;
+    all else by the plain modules.
+    """
+
+    def __init__(self, models: list[GPT | FineGPT]):
         """Compile for `models`, or load what an earlier process compiled. ValueError where that fails."""
         self.seconds = 0.0  # spent compiling
         self._steps: dict[GPT, tuple[Callable, Callable, torch.dtype]] = {}
+        self._rows: dict[GPT | FineGPT, tuple[Callable, Callable]] = {}
         self._kinds: dict[GPT, tuple] = {}
         self._forward: dict[KVCache, Callable] = {}  # of the caches in use
         for model in filter(self.supports, models):
@@ -149,25 +240,54 @@ class CompiledCPUEngine(Engine):
         """Whether all modules are barklite's own and unchanged: the compiled code reads their weights and
         nothing else of them.
         """
-        return not isinstance(model, GPT) or all(
-            quantize.is_unchanged(module) and getattr(module, "bias", None) is None
+        if not isinstance(model, (GPT, FineGPT)):
+            return True
+        return all(
+            quantize.is_unchanged(module)
+            and (isinstance(model, FineGPT) or getattr(module, "bias", None) is None)
             for module in model.modules()
         )
 
-    def _prepare(self, model: GPT) -> None:
+    def _prepare(self, model: GPT | FineGPT) -> None:
         """Compile for a model that is new, or whose weights have other dtypes or layouts than before: the
         code reads memory as it was when it was compiled.
         """
         layers = [tuple((t.shape, t.stride(), t.dtype) for t in block_tensors(b)) for b in model.h]
         kinds = [BlockStep(block).settings() for block in model.h]
         if len({*zip(layers, kinds, strict=True)}) != 1:
+            if isinstance(model, FineGPT):
+                self._rows.pop(model, None)
+                return
             raise ValueError("compile=True needs layers of the same sizes and dtypes, and these differ")
-        head = tuple((t.stride(), t.dtype) for t in tensors(model.lm_head))
-        kind = layers[0], kinds[0], head, HeadStep(model).settings()
-        if self._kinds.get(model) != kind:
+        kind = layers[0], kinds[0]
+        if isinstance(model, GPT):
+            kind += tuple((t.stride(), t.dtype) for t in tensors(model.lm_head)), HeadStep(model).settings()
+        if self._kinds.get(model) == kind:
+            return
+        if isinstance(model, GPT):
             dtype = cache_dtype(model)
             self._steps[model] = self._block(model, dtype), self._head(model), dtype
-            self._kinds[model] = kind
+        self._rows.pop(model, None)
+        if has_rows(model):
+            self._rows[model] = self._before(model), self._after(model)
+        self._kinds[model] = kind
+
+    def _with_rows(self, model: GPT | FineGPT) -> GPT | FineGPT:
+        """`model` with blocks that compute many rows faster, where there are such."""
+        if model not in self._rows:
+            return model
+        other = copy(model)
+        blocks = nn.ModuleList(RowsBlock(block, *self._rows[model]) for block in model.h)
+        other._modules = model._modules | {"h": blocks}
+        return other
+
+    def prefill(self, model: GPT, prompts: Tensor, cache: KVCache, rows: Sequence[int]) -> None:
+        many = prompts.shape[0] * prompts.shape[1] > quantize.Linear8.few
+        super().prefill(self._with_rows(model) if many else model, prompts, cache, rows)
+
+    def fine_logits(self, model: FineGPT, codebook: int, codes: Tensor, rows: slice, vocab: slice) -> Tensor:
+        self._prepare(model)
+        return super().fine_logits(self._with_rows(model), codebook, codes, rows, vocab)
 
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
         """The compiled step wants its own dtype, and strides that are longer than any row."""
@@ -223,6 +343,18 @@ class CompiledCPUEngine(Engine):
         example = (torch.zeros(model.config.n_embd), model.ln_f.weight.detach(), *weights)
         return self._compiled(HeadStep(model), example, shapes)
 
+    def _before(self, model: GPT | FineGPT) -> Callable:
+        block, x = model.h[0], torch.zeros(96, model.config.n_embd)
+        weights, rows = before_tensors(block), torch.export.Dim("rows", min=2)
+        shapes = ({0: rows}, None, None, (None,) * (len(weights) - 2))
+        return self._compiled(BeforeAttention(block), (x, *weights), shapes)
+
+    def _after(self, model: GPT | FineGPT) -> Callable:
+        block, x = model.h[0], torch.zeros(96, model.config.n_embd)
+        weights, rows = after_tensors(block), torch.export.Dim("rows", min=2)
+        shapes = ({0: rows}, {0: rows}, None, None, (None,) * (len(weights) - 2))
+        return self._compiled(AfterAttention(block), (x, x.bfloat16(), *weights), shapes)
+
     def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: tuple) -> Callable:
         step, seconds = native.compiled(module, example, shapes, (sys.modules[__name__], quantize))
         self.seconds += seconds
@@ -232,6 +364,14 @@ class CompiledCPUEngine(Engine):
 def step_cache(model: GPT, rows: int, dtype: torch.dtype) -> KVCache:
     """A cache for compiled steps. Its strides are compiled in, so it has one length for all rows."""
     return KVCache(model.config, rows, model.config.block_size + 16, dtype=dtype)
+
+
+def has_rows(model: GPT | FineGPT) -> bool:
+    """Whether all products of many rows are of integers, which compiled functions compute faster."""
+    small = (quantize.Linear8, quantize.Linear4)
+    products = [linear for block in model.h for linear in linears(block)]
+    even = model.config.n_embd % quantize.Linear8.block == 0
+    return even and quantize.has_int8_products() and all(isinstance(linear, small) for linear in products)
 
 
 def few_rows(model: GPT) -> int:

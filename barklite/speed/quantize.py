@@ -6,11 +6,12 @@ model) are bound by arithmetic. The two want different kernels, so each module h
 | weights | one token | many rows |
 |---|---|---|
 | float16, bfloat16 | the product in that format | bfloat16 |
-| int8, a scale an output | `_weight_int8pack_mm` | bfloat16; int8 by int8 in the fine model |
-| int4, a scale for 32 inputs | `_weight_int4pack_mm_for_cpu` | bfloat16; the fine model is int8 |
+| int8, a scale an output | `_weight_int8pack_mm` | int8 by int8 |
+| int4, a scale for 32 inputs | `_weight_int4pack_mm_for_cpu` | expanded to int8; the fine model is int8 |
 
-Between the products everything stays float32 there: activations, normalisation, the KV cache. Other devices
-compute in the caller's dtype, and int8 weights are expanded at every use.
+Where integers are multiplied, each row of activations is rounded to int8 by its largest value. Between the
+products everything stays float32 there: activations, normalisation, the KV cache. Other devices compute in
+the caller's dtype, and int8 weights are expanded at every use.
 """
 
 import functools
@@ -114,7 +115,7 @@ def _linear(child: nn.Linear, quantize: str | None, fine: bool) -> nn.Module:
     if quantize is None:
         return Linear16(child.weight)
     if quantize == "int8" or fine or child.in_features % GROUP or child.out_features % 16:
-        return Linear8(child.weight, int8_activations=fine)
+        return Linear8(child.weight)
     return Linear4(child.weight)
 
 
@@ -221,6 +222,7 @@ class Attention16(Attention):
         plain = mask is not None or self.least > T or q.device.type != "cpu"
         if plain or wide_dtype() != torch.bfloat16 or torch.is_grad_enabled():
             return super().attend(q, k, v, mask, causal)
+        dtype = q.dtype
         q, k, v = (
             t.to(torch.bfloat16, memory_format=torch.contiguous_format).flatten(0, 1) for t in (q, k, v)
         )
@@ -235,7 +237,7 @@ class Attention16(Attention):
                 h = slice(first, first + self.heads * pieces)
                 scores = torch.baddbmm(allowed, q[h, rows], k[h, :S].mT, beta=int(causal), alpha=d**-0.5)
                 torch.bmm(torch.softmax(scores, -1, out=scores), v[h, :S], out=y[h, rows])
-        return y.float().view(B, H, T, d)
+        return y.to(dtype).view(B, H, T, d)
 
 
 @functools.lru_cache(maxsize=16)
@@ -249,21 +251,17 @@ def _causal(start: int, stop: int) -> Tensor:
 
 
 class Linear8(nn.Module):
-    """Weights (out, in) in int8 with a scale an output.
-
-    int8_activations: round many rows too, each by its largest value, and multiply integers.
-    """
+    """Weights (out, in) in int8 with a scale an output."""
 
     few = 16
     block = 16  # inputs: of any other number, PyTorch's kernels read past the end of the weights
     piece = 256  # rows multiplied at a time: less memory for what lies between
 
-    def __init__(self, weight: Tensor, int8_activations: bool = False):
+    def __init__(self, weight: Tensor):
         super().__init__()
         rounded, scale = round_rows(weight)
         self.register_buffer("weight", rounded)
         self.register_buffer("scale", scale)
-        self.int8_activations = int8_activations
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x, self.weight, self.scale)
@@ -279,12 +277,8 @@ class Linear8(nn.Module):
         elif len(flat) <= self.few:
             ones = scale.new_ones(scale.shape, dtype=torch.bfloat16)  # the scales themselves stay exact
             y = torch._weight_int8pack_mm(flat.bfloat16(), weight, ones).float()
-        elif self.int8_activations and has_int8_products() and not torch.is_grad_enabled():
-            y = torch.empty(len(flat), len(weight))
-            for part, into in zip(flat.split(self.piece), y.split(self.piece), strict=True):
-                largest = part.abs().amax(-1, keepdim=True).clamp_(min=1e-30) / 127
-                rounded = (part * largest.reciprocal()).round_().to(torch.int8)
-                into.copy_(torch._int_mm(rounded, weight.t())).mul_(largest).mul_(scale)
+        elif has_int8_products() and not torch.is_grad_enabled():
+            y = torch.cat([self.rows(weight, scale, part.float()) for part in flat.split(self.piece)])
             return y.to(x.dtype).view(*x.shape[:-1], len(scale))
         else:
             y = _many(flat, weight)  # every int8 is exact in bfloat16
@@ -298,6 +292,18 @@ class Linear8(nn.Module):
     def row(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
         """The product with one float32 row (in,), written for a compiler: one pass over the weights."""
         return (weight.float() * x).sum(-1) * scale
+
+    @staticmethod
+    def rows(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+        """The product with many float32 rows (rows, in), as integers."""
+        rounded, unit = integers(x)
+        return torch._int_mm(rounded, weight.t()).float().mul_(unit).mul_(scale)
+
+
+def integers(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row of (rows, in) to int8 by its largest value. Return that and the units (rows, 1)."""
+    unit = x.abs().amax(-1, keepdim=True).clamp_(min=1e-30).div_(127)
+    return (x / unit).round_().to(torch.int8), unit
 
 
 class Head8(Linear8):
@@ -354,7 +360,8 @@ class Linear4(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
         if len(flat) > self.few:
-            y = _many(flat, self.expanded())
+            integers = has_int8_products() and not torch.is_grad_enabled()
+            y = self.rows(*self.tensors(), flat.float()) if integers else _many(flat, self.expanded())
         else:
             packed, scales = self._for_kernel or self._pack()
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.bfloat16(), packed, GROUP, scales)
@@ -362,8 +369,12 @@ class Linear4(nn.Module):
 
     def expanded(self) -> Tensor:
         """The weights (out, in) in bfloat16."""
-        n = torch.cat((self.weight & 15, self.weight >> 4), -1).to(torch.bfloat16)
-        return n.sub_(8).mul_(self.scale).flatten(1)
+        return self.wide(*self.tensors())
+
+    @staticmethod
+    def wide(weight: Tensor, scale: Tensor) -> Tensor:
+        n = torch.cat((weight & 15, weight >> 4), -1).to(scale.dtype)
+        return n.sub_(8).mul_(scale).flatten(1)
 
     def _pack(self) -> tuple[Tensor, Tensor]:
         """Weights and scales as PyTorch's kernel wants them; made when it is first used."""
@@ -383,6 +394,12 @@ class Linear4(nn.Module):
         n, x = weight.int(), x.view(-1, 2, GROUP // 2)
         low, high = ((n & 15) - 8).float() * x[:, 0], ((n >> 4) - 8).float() * x[:, 1]
         return ((low + high) * scale.float()).sum((-1, -2))
+
+    @staticmethod
+    def rows(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+        """The product with many float32 rows (rows, in), as integers: both are rounded to int8."""
+        rounded, unit = integers(Linear4.wide(weight, scale).float())
+        return Linear8.rows(rounded, unit.flatten(), x)
 
 
 # The modules of a token model as it is built, and those that `shrink` may put into it.
