@@ -24,6 +24,7 @@ from ..models.gpt import GPT, Block, KVCache
 from ..storage import native
 from . import quantize
 from .graphs import StepEngine
+from .quantize import materialized
 
 
 def check_compile(compile: bool | CompileConfig, device: torch.device) -> None:
@@ -126,11 +127,6 @@ class HeadStep(nn.Module):
 
     def forward(self, x: Tensor, ln_f: Tensor, *weights: Tensor) -> Tensor:
         return self.product(*weights, normalized(x, ln_f, self.eps))
-
-
-def materialized(x: Tensor) -> Tensor:
-    """Force Inductor to materialise x, which it would otherwise compute again for each reader."""
-    return torch.as_strided(x, x.shape, x.stride())
 
 
 def normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
