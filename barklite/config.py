@@ -384,7 +384,10 @@ class BarkConfig:
                 )
                 for name, m in (("semantic", self.semantic), ("coarse", self.coarse), ("fine", self.fine))
             ),
-            (min(t.semantic_rate, t.frame_rate, t.coarse_window, t.fine_hop) > 0, "a rate or window is 0"),
+            (
+                min(t.semantic_rate, t.frame_rate, t.n_coarse_semantic, t.coarse_window, t.fine_hop) > 0,
+                "a rate or window is 0",
+            ),
             (
                 self.codec.sample_rate == t.frame_rate * self.codec.hop,
                 "codec.sample_rate is not frame_rate * hop",
@@ -402,8 +405,10 @@ class BarkConfig:
             (t.fine_pad < self.fine.vocab_size, "tokens.fine_pad is outside the fine vocabulary"),
             (t.codebook_size <= t.fine_pad, "tokens.fine_pad is one of the codes"),
             (
-                not {t.coarse_pad, t.coarse_infer}
-                & {*range(t.semantic_vocab_size, t.semantic_vocab_size + t.n_coarse * t.codebook_size)},
+                not any(
+                    0 <= id - t.semantic_vocab_size < t.n_coarse * t.codebook_size
+                    for id in (t.coarse_pad, t.coarse_infer)
+                ),
                 "tokens.coarse_pad or coarse_infer is the id of a code",
             ),
             (t.fine_window <= self.fine.block_size, "tokens.fine_window exceeds fine.block_size"),

@@ -111,10 +111,12 @@ def recover(path: Path) -> None:
     """Restore a directory whose replacement was interrupted between two renames."""
     old = _backup_of(path)
     with contextlib.suppress(OSError):
-        if not os.path.lexists(path):
-            os.rename(old, path)
-        elif old.is_dir():
+        if not old.is_dir():
+            return
+        if os.path.lexists(path):
             shutil.rmtree(old)
+        else:
+            os.rename(old, path)
 
 
 def _swap(new: Path, path: Path) -> None:

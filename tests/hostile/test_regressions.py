@@ -534,3 +534,17 @@ def test_names_with_a_newline_stay_one_line(tmp_path):
         _huggingface_weights(tmp_path)
     with pytest.raises(ValueError, match=r"unknown entry 'fine\.a\\nb'"):
         BarkConfig.from_dict({**BarkConfig.tiny().to_dict(), "fine": {"a\nb": 1}})
+
+
+def test_codebooks_of_any_size_cost_no_memory():
+    """Regression: all ids of codes were listed to see whether a special id is one of them."""
+    config = BarkConfig.tiny().to_dict()
+    with pytest.raises(ValueError, match="codebook_size"):
+        BarkConfig.from_dict(config | {"tokens": config["tokens"] | {"codebook_size": 10**15}})
+
+
+def test_no_room_for_semantic_tokens():
+    """Regression: the coarse model's prompt was then empty, and its ids no integers."""
+    config = BarkConfig.tiny().to_dict()
+    with pytest.raises(ValueError, match="a rate or window is 0"):
+        BarkConfig.from_dict(config | {"tokens": config["tokens"] | {"n_coarse_semantic": 0}})
