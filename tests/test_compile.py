@@ -133,6 +133,7 @@ def test_compiled_rows(options, compiled, monkeypatch):
     bark = compiled(monkeypatch, **options)
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 1024, (2, 8, 200), generator=generator)
+    monkeypatch.setattr(compile, "PIECE", 300)
     used = []
     forward = compile.RowsBlock.forward
     monkeypatch.setattr(

@@ -133,6 +133,9 @@ def normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return materialized(F.layer_norm(x, x.shape, weight.float(), eps=eps))
 
 
+PIECE = 1024
+
+
 class BeforeAttention(nn.Module):
     """The first part of `gpt.Block` for many rows: x (rows, D) -> q, k and v (rows, 3 D) in bfloat16."""
 
@@ -183,23 +186,26 @@ class RowsBlock(nn.Module):
         self, x: Tensor, mask=None, causal=False, cache: KVCache | None = None, layer=0, rows=slice(None)
     ) -> Tensor:
         block, attn, B = self.block, self.block.attn, len(x)
-        q, k, v = rearrange(
-            self.before(x.flatten(0, 1), *before_tensors(block)),
-            "(B T) (three H d) -> three B H T d",
-            B=B,
-            three=3,
-            H=attn.n_head,
-        )
+        qkv = by_pieces(self.before, before_tensors(block), x.flatten(0, 1))  # (B T, 3 D)
+        q, k, v = rearrange(qkv, "(B T) (three H d) -> three B H T d", B=B, three=3, H=attn.n_head)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         y = rearrange(attn.attend(q[:, :, rows], k, v, mask, causal), "B H T d -> (B T) (H d)")
         x = x[:, rows].flatten(0, 1)
         if len(x) > quantize.Linear8.few:
-            x = self.after(x, y, *after_tensors(block))
+            x = by_pieces(self.after, after_tensors(block), x, y)
         else:  # the last position of a prompt
             x = x + attn.c_proj(y.float())
             x = x + block.mlp(block.ln_2(x))
         return x.unflatten(0, (B, -1))
+
+
+def by_pieces(function: Callable, weights: list[Tensor], *rows: Tensor) -> Tensor:
+    """`function` of at most PIECE rows at a time, so that what it keeps between products stays small."""
+    if len(rows[0]) <= PIECE:
+        return function(*rows, *weights)
+    pieces = zip(*(tensor.tensor_split(-(-len(tensor) // PIECE)) for tensor in rows), strict=True)
+    return torch.cat([function(*piece, *weights) for piece in pieces])
 
 
 def before_tensors(block: nn.Module) -> list[Tensor]:
