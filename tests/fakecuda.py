@@ -7,6 +7,8 @@ CUDA run would, with stand-ins for streams, graphs and generators, and reports
 * what waits for the device inside a chunk of steps, or cannot be captured as a CUDA graph;
 * a generator on another device than its noise.
 
+Then it compiles the kernels of a step and counts them (`tests.kernels`).
+
 Numbers that the host reads between chunks are made up: zeros and True. It needs a CUDA build of PyTorch, no
 driver, and is not part of the tests that pytest runs.
 """
@@ -554,6 +556,10 @@ def main(wanted: str = "") -> int:
             noticed = text in report
             failed += not noticed
             print(f"{'caught' if noticed else 'MISSED':7}{what}: {report}")
+    if wanted in "kernels of a step":
+        from tests import kernels  # which needs Triton
+
+        failed += kernels.check()
     print("nothing failed" if not failed else f"{failed} failed")
     return int(bool(failed))
 
