@@ -7,6 +7,7 @@ time and memory.
 """
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from barklite import Bark, BarkConfig, Voice
+from barklite.config import FineConfig, GPTConfig
 
 HUGGINGFACE = (  # barklite's names to Hugging Face's, whole dotted parts only
     ("wtes", "input_embeds_layers"),
@@ -276,3 +278,15 @@ def oracle():
         for layer in model.codec_model.quantizer.layers:
             layer.codebook.embed.normal_()
     return model
+
+
+def wide(**options) -> Bark:
+    """Two layers of width 64 in all token models, so that int4 has groups of 32."""
+    size = dict(n_layer=2, n_head=2, n_embd=64)
+    config = replace(
+        BarkConfig.tiny(),
+        semantic=GPTConfig(input_vocab_size=129_600, output_vocab_size=10_048, **size),
+        coarse=GPTConfig(input_vocab_size=12_096, output_vocab_size=12_096, **size),
+        fine=FineConfig(**size),
+    )
+    return Bark.from_config(config, seed=2, device="cpu", **options)

@@ -1,6 +1,5 @@
 """What a researcher changes, each in one place: a sampler, an attention, an adapter, a codec, an engine."""
 
-import shutil
 from dataclasses import replace
 from functools import cache
 
@@ -10,29 +9,14 @@ import torch
 from torch import nn
 
 from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, SamplingConfig, reference
-from barklite.config import FineConfig, GPTConfig
 from barklite.decode.engine import PLAIN, Engine
 from barklite.models.gpt import GPT, MLP, Attention, Head
 from barklite.speed import quantize
 from barklite.speed.compiled import CompiledCPUEngine
 from barklite.speed.graphs import StepEngine
+from tests.builders import wide
 
 SHORT = GenerationConfig(max_seconds=0.4)
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
-)
-
-
-def bark(**options) -> Bark:
-    """Two layers of width 64, to be changed by a test."""
-    size = dict(n_layer=2, n_head=2, n_embd=64)
-    config = replace(
-        BarkConfig.tiny(),
-        semantic=GPTConfig(input_vocab_size=129_600, output_vocab_size=10_048, **size),
-        coarse=GPTConfig(input_vocab_size=12_096, output_vocab_size=12_096, **size),
-        fine=FineConfig(**size),
-    )
-    return Bark.from_config(config, seed=2, device="cpu", **options)
 
 
 def copy_of(model: Bark) -> Bark:
@@ -48,8 +32,8 @@ def tokens(model: Bark, config: GenerationConfig = SHORT) -> tuple[list, list]:
 
 @cache
 def unchanged() -> tuple[list, list]:
-    """The tokens of `bark()`."""
-    return tokens(bark())
+    """The tokens of `wide()`."""
+    return tokens(wide())
 
 
 def by_the_reference(model: Bark, config: GenerationConfig = SHORT) -> tuple[list, list]:
@@ -206,7 +190,7 @@ def use_engine(kind: str, model: Bark, monkeypatch) -> None:
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("kind", ["plain", "graphs", "compiled"])
 def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
-    model, before = bark(), unchanged()
+    model, before = wide(), unchanged()
     use_engine(kind, model, monkeypatch)
     assert tokens(model) == before
     change(model)
@@ -217,7 +201,7 @@ def test_a_changed_model_is_never_computed_as_it_was(kind, change, monkeypatch):
 @pytest.mark.parametrize("kind", ["plain", "graphs", "compiled"])
 def test_a_class_that_was_changed(kind, owner, name, monkeypatch):
     """Not a module, but what all modules of its kind do."""
-    model, before = bark(), unchanged()
+    model, before = wide(), unchanged()
     use_engine(kind, model, monkeypatch)
     original = getattr(owner, name)
 
@@ -234,17 +218,10 @@ def test_a_class_that_was_changed(kind, owner, name, monkeypatch):
             quantize.shrink(model.semantic, "int8", "cpu")
 
 
-@needs_compiler
-def test_an_adapter_under_the_real_compiler():
-    model = bark(compile=True)
-    adapted(model)
-    assert tokens(model) == by_the_reference(model)
-
-
 @pytest.mark.parametrize("change", [windowed, adapted, patched, biased], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("format", ["int8", "int4"])
 def test_quantizing_refuses_what_it_would_lose(format, change):
-    model = bark()
+    model = wide()
     change(model)
     with pytest.raises(ValueError, match="would be lost: quantize first"):
         quantize.shrink(model.semantic, format, "cpu")
@@ -261,7 +238,7 @@ def test_an_adapter_on_quantized_weights_counts():
         def forward(self, x):
             return self.base(x) + 2 * x.roll(1, -1)
 
-    model = bark(quantize="int8")
+    model = wide(quantize="int8")
     before = tokens(model)
     for block in model.semantic.h:
         block.attn.c_proj = Adapter(block.attn.c_proj)
@@ -310,7 +287,7 @@ def test_another_rate_and_no_known_layers(tiny):
 
 
 def test_what_cannot_be_loaded_is_not_saved(tiny, tmp_path):
-    model = bark()
+    model = wide()
     model.semantic.h[0].attn.c_proj = nn.Sequential(model.semantic.h[0].attn.c_proj)
     with pytest.raises(ValueError, match=r"semantic model cannot be saved .*attn\.c_proj\.weight.* missing"):
         model.save_pretrained(tmp_path / "out")

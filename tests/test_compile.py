@@ -12,13 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, SamplingConfig
-from barklite.config import FineConfig, GPTConfig
 from barklite.decode import engine
 from barklite.decode.sampling import TokenSampler
 from barklite.speed import compiled as compile
 from barklite.speed import graphs, quantize
 from barklite.storage import native
-from tests import builders
+from tests import builders, test_changes
+from tests.builders import wide
 from tests.comparing import is_layer
 from tests.comparing import same_tokens as same
 
@@ -32,18 +32,6 @@ SETTINGS = {
     "filters": replace(SUNO, semantic=SamplingConfig(0.9, 50, 0.8), coarse=SamplingConfig(0.6, 20, 0.9)),
     "greedy": replace(SUNO, semantic=GREEDY, coarse=GREEDY, fine=GREEDY),
 }
-
-
-def wide(**options):
-    """Two layers of width 64, so that int4 has groups of 32."""
-    size = dict(n_layer=2, n_head=2, n_embd=64)
-    config = replace(
-        BarkConfig.tiny(),
-        semantic=GPTConfig(input_vocab_size=129_600, output_vocab_size=10_048, **size),
-        coarse=GPTConfig(input_vocab_size=12_096, output_vocab_size=12_096, **size),
-        fine=FineConfig(**size),
-    )
-    return Bark.from_config(config, seed=2, device="cpu", **options)
 
 
 def with_engine(bark, other_engine):
@@ -172,6 +160,14 @@ def test_compiled_rows(options, compiled, monkeypatch):
 
 
 @needs_compiler
+def test_an_adapter_under_the_real_compiler(compiled, monkeypatch):
+    compiled(monkeypatch)
+    bark = wide(compile=True)
+    test_changes.adapted(bark)
+    assert test_changes.tokens(bark) == test_changes.by_the_reference(bark)
+
+
+@needs_compiler
 def test_compiled_once(compiled, monkeypatch, capsys):
     """The second Bark loads from disk what the first one compiled."""
     first = compiled(monkeypatch)
@@ -192,7 +188,7 @@ def test_compiled_once(compiled, monkeypatch, capsys):
 KEYS = """
 from barklite.speed import compiled as compile
 from barklite.storage import native
-from tests.test_compile import wide
+from tests.builders import wide
 model = wide(quantize="int4").semantic
 cache = compile.step_cache(model, 1, compile.cache_dtype(model))
 keys, values, *weights = cache.keys[0, 0], cache.values[0, 0], *compile.block_tensors(model.h[0])
