@@ -93,7 +93,7 @@ class SentencePiece:
         """Read a `tokenizer.model`. ValueError if sentencepiece rejects it."""
         try:
             return cls(Path(path).read_bytes())
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):
             raise ValueError(f"{path} is not a SentencePiece model") from None
 
     def content(self) -> bytes:

@@ -197,7 +197,8 @@ class Watch:
             if writes:
                 place = os.path.realpath(place)
             inside = f"{place}/".startswith(self.own)
-            if not inside and (writes or f"{place}/".startswith(self.root)) and place != os.devnull:
+            named = place in (os.devnull, self.root.rstrip("/"))  # as `-i ..` does; a folder gives no content
+            if not inside and (writes or f"{place}/".startswith(self.root)) and not named:
                 self.seen.append(f"{event} {place.removeprefix(self.root)}")
 
 

@@ -18,6 +18,7 @@ from barklite.__main__ import main
 from barklite.command import sentence
 from barklite.storage import voices
 from barklite.storage.formats import _huggingface_weights, _read_safetensors, open_checkpoint
+from barklite.text.tokenizer import SentencePiece
 from barklite.training import codec, data, loop, prepare, steps
 from barklite.training.__main__ import main as train
 from tests import sounds
@@ -548,3 +549,13 @@ def test_no_room_for_semantic_tokens():
     config = BarkConfig.tiny().to_dict()
     with pytest.raises(ValueError, match="a rate or window is 0"):
         BarkConfig.from_dict(config | {"tokens": config["tokens"] | {"n_coarse_semantic": 0}})
+
+
+def test_a_sentencepiece_model_with_an_error_that_is_no_text(tmp_path):
+    """Regression: sentencepiece's own message was not UTF-8, and its wrapper raised a UnicodeDecodeError."""
+    (tmp_path / "tokenizer.model").write_bytes(
+        b"\n\x0b\n\x04\xf8\x02\x01a\x15\xd7BU\xc0\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\n\x08\n\x01e\x15\x96\x13\xf9\xbf\n\x08\n\x01l\x15\x96\x13\xf9\xbf\n\x08\n\x01t\x15\x96\x13\xf9\xbf\n\n\n\x03\xe2\x96\x81\x15\x96\x13\xf9\xbf\n\x08\n\x01o\x15-\xf3\x0e\xc0\n\x08\n\x01r\x15Q\xe6(\xc0\n\x0b\n\x04\xf8\x02\x01a\x15\xd7BU\xc0\n\x08\n\x01d\x15\xd7BU\xc0\n\x08\n\x01f\x15\xd7BU\xc0\n\x08\n\x01h\x15\xd7BU\xc0\n\x08\n\x01s\x15\xd7BU\xc0\n\x08\n\x01w\x15\xd7BU\xc0\n\x08\n\x01x\x15\x18\x04 \x0eU\x00\x80?\x88\xc8\x02\x01\x1a\x0e\n\x08identity\x12\x00\x18\x00"
+    )
+    with pytest.raises(ValueError, match=r"tokenizer\.model is not a SentencePiece model") as error:
+        SentencePiece.load(tmp_path / "tokenizer.model")
+    assert type(error.value) is ValueError
