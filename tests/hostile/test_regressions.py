@@ -552,10 +552,13 @@ def test_no_room_for_semantic_tokens():
 
 
 def test_a_sentencepiece_model_with_an_error_that_is_no_text(tmp_path):
-    """Regression: sentencepiece's own message was not UTF-8, and its wrapper raised a UnicodeDecodeError."""
-    (tmp_path / "tokenizer.model").write_bytes(
-        b"\n\x0b\n\x04\xf8\x02\x01a\x15\xd7BU\xc0\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\n\x08\n\x01e\x15\x96\x13\xf9\xbf\n\x08\n\x01l\x15\x96\x13\xf9\xbf\n\x08\n\x01t\x15\x96\x13\xf9\xbf\n\n\n\x03\xe2\x96\x81\x15\x96\x13\xf9\xbf\n\x08\n\x01o\x15-\xf3\x0e\xc0\n\x08\n\x01r\x15Q\xe6(\xc0\n\x0b\n\x04\xf8\x02\x01a\x15\xd7BU\xc0\n\x08\n\x01d\x15\xd7BU\xc0\n\x08\n\x01f\x15\xd7BU\xc0\n\x08\n\x01h\x15\xd7BU\xc0\n\x08\n\x01s\x15\xd7BU\xc0\n\x08\n\x01w\x15\xd7BU\xc0\n\x08\n\x01x\x15\x18\x04 \x0eU\x00\x80?\x88\xc8\x02\x01\x1a\x0e\n\x08identity\x12\x00\x18\x00"
-    )
+    """Regression: sentencepiece's message quotes a piece that is there twice, and this one is not UTF-8."""
+
+    def field(content: bytes) -> bytes:
+        return b"\n" + bytes([len(content)]) + content
+
+    unknown, twice = field(field(b"<unk>") + b"\x18\x02"), field(field(b"\xf8"))
+    (tmp_path / "tokenizer.model").write_bytes(unknown + twice + twice)
     with pytest.raises(ValueError, match=r"tokenizer\.model is not a SentencePiece model") as error:
         SentencePiece.load(tmp_path / "tokenizer.model")
     assert type(error.value) is ValueError
