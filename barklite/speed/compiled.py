@@ -133,7 +133,7 @@ def normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return materialized(F.layer_norm(x, x.shape, weight.float(), eps=eps))
 
 
-PIECE = 1024
+PIECE = 1024  # rows that a compiled function is given at most
 
 
 class BeforeAttention(nn.Module):
@@ -157,9 +157,9 @@ class AfterAttention(nn.Module):
 
     def __init__(self, block: nn.Module):
         super().__init__()
-        linears = block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
-        self.eps, self.products = block.ln_2.eps, [type(linear).rows for linear in linears]
-        self.counts = [len(linear.tensors()) for linear in linears]
+        _, *others = linears(block)
+        self.eps, self.products = block.ln_2.eps, [type(linear).rows for linear in others]
+        self.counts = [len(linear.tensors()) for linear in others]
 
     def settings(self) -> tuple:
         """Constants baked into the compiled code; part of the cache key."""
@@ -201,7 +201,7 @@ class RowsBlock(nn.Module):
 
 
 def by_pieces(function: Callable, weights: list[Tensor], *rows: Tensor) -> Tensor:
-    """`function` of at most PIECE rows at a time, so that what it keeps between products stays small."""
+    """Call `function` with at most PIECE rows at a time, which bounds the memory that it needs."""
     if len(rows[0]) <= PIECE:
         return function(*rows, *weights)
     pieces = zip(*(tensor.tensor_split(-(-len(tensor) // PIECE)) for tensor in rows), strict=True)
@@ -209,12 +209,14 @@ def by_pieces(function: Callable, weights: list[Tensor], *rows: Tensor) -> Tenso
 
 
 def before_tensors(block: nn.Module) -> list[Tensor]:
+    """A block's weights in the order in which `BeforeAttention` takes them."""
     return [*norm_tensors(block.ln_1), *block.attn.c_attn.tensors()]
 
 
 def after_tensors(block: nn.Module) -> list[Tensor]:
-    linears = block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
-    return [*norm_tensors(block.ln_2), *(tensor for linear in linears for tensor in linear.tensors())]
+    """A block's weights in the order in which `AfterAttention` takes them."""
+    _, *others = linears(block)
+    return [*norm_tensors(block.ln_2), *(tensor for linear in others for tensor in linear.tensors())]
 
 
 def norm_tensors(norm: nn.Module) -> list[Tensor]:
