@@ -73,6 +73,9 @@ def run(name: str, act: Callable[[], int], interrupted: str = "interrupted") -> 
         return status
     except KeyboardInterrupt:
         message, status = interrupted, 130
+        exec(
+            ""
+        )  # forget an interrupted `exec`, as of a dataclass: Python would end by the signal, not by 130
     except BrokenPipeError:  # the reader of the output has gone
         message = ""
     except MemoryError as error:

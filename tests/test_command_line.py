@@ -405,6 +405,15 @@ def test_ctrl_c(wait, native):
     assert os.listdir() == []
 
 
+def test_ctrl_c_within_an_exec():
+    """Regression: Python remembers an interrupted `exec`, though it was caught, and ends by the signal."""
+    act = "exec('raise KeyboardInterrupt')"
+    code = f"import sys; from barklite.command import run; sys.exit(run('x', lambda: {act}))"
+    Path("interrupted.py").write_text(code)
+    done = subprocess.run([sys.executable, "-m", "interrupted"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "x: interrupted\n")
+
+
 def test_the_reader_of_our_output_may_leave():
     done = subprocess.run(
         f"{sys.executable} -m barklite voices | head -1",
