@@ -73,9 +73,8 @@ def run(name: str, act: Callable[[], int], interrupted: str = "interrupted") -> 
         return status
     except KeyboardInterrupt:
         message, status = interrupted, 130
-        exec(
-            ""
-        )  # forget an interrupted `exec`, as of a dataclass: Python would end by the signal, not by 130
+        # Python ends by the signal if it interrupted an `exec`, as of a dataclass; another `exec` resets that.
+        exec("")
     except BrokenPipeError:  # the reader of the output has gone
         message = ""
     except MemoryError as error:
