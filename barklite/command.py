@@ -73,7 +73,7 @@ def run(name: str, act: Callable[[], int], interrupted: str = "interrupted") -> 
         return status
     except KeyboardInterrupt:
         message, status = interrupted, 130
-        # Python ends by the signal if it interrupted an `exec`, as of a dataclass; another `exec` resets that.
+        # Python ends by the signal if it interrupted an `exec` (of a dataclass, say); another resets that.
         exec("")
     except BrokenPipeError:  # the reader of the output has gone
         message = ""
