@@ -259,7 +259,7 @@ class CompileConfig:
     backend: of `torch.compile`: a name ("inductor", "aot_eager", "eager"), a function, or None, which leaves
         the step as it is.
     mode: of `torch.compile`, for "inductor": "default", "reduce-overhead", "max-autotune" or
-        "max-autotune-no-cudagraphs". None on CUDA is `coordinate_descent_tuning`.
+        "max-autotune-no-cudagraphs". None on CUDA makes the products of one row reductions.
     dynamic: one code for all lengths and numbers of rows, where False makes one for each.
     scope: "layer" compiles a layer once for all, and what stands around the layers; "step" the whole step as
         one function, again for each model, sampler, length and number of rows.

@@ -2,8 +2,8 @@
 
 Dynamo traces a step of the large model on the meta device. Its graphs move to fake tensors of device "cuda",
 Inductor writes their code with an H100's properties in place of the driver's, and Triton compiles all kernels
-to machine code; its wheel has ptxas. Nothing is launched. What PyTorch decides by timing is not seen: block
-sizes (`coordinate_descent_tuning`), and the padding of matrix products. The stand-ins are for PyTorch 2.13.
+to machine code; its wheel has ptxas. Nothing is launched. What PyTorch decides by timing is not seen: the
+padding of matrix products. The stand-ins are for PyTorch 2.13.
 
 `python -m tests.fakecuda` runs this.
 """
@@ -20,7 +20,6 @@ from torch import Tensor, fx
 from torch._dynamo.device_interface import CudaInterface
 from torch._guards import TracingContext, tracing
 from torch._inductor import config, utils
-from torch._inductor.compile_fx import compile_fx
 from torch._inductor.fx_passes.joint_graph import UniformValueConstantFolder
 from torch._inductor.graph import GraphLowering
 from torch._inductor.runtime import triton_helpers
@@ -33,7 +32,7 @@ from triton.runtime import driver
 from barklite import BarkConfig, CompileConfig, GenerationConfig
 from barklite.decode.stages import CoarseStage, SemanticStage
 from barklite.models.gpt import GPT
-from barklite.speed.graphs import StepEngine
+from barklite.speed.graphs import StepEngine, inductor
 from barklite.speed.quantize import shrink
 
 CUDA, META = torch.device("cuda", 0), torch.device("meta")
@@ -84,8 +83,7 @@ def h100() -> Iterator[None]:
         triton_helpers: dict(set_driver_to_gpu=lambda: None),
         driver: dict(_active=SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", 90, 32))),
     }
-    settings = dict(coordinate_descent_tuning=True, shape_padding=False)
-    settings |= dict(compile_threads=1, use_static_triton_launcher=False)
+    settings = dict(shape_padding=False, compile_threads=1, use_static_triton_launcher=False)
     with contextlib.ExitStack() as stack:
         for owner, attributes in answers.items():
             for name, value in attributes.items():
@@ -129,7 +127,7 @@ def calls(graph: fx.GraphModule, given: list[Tensor]) -> list[str]:
     with FakeTensorMode() as mode, tracing(TracingContext(mode)), torch.no_grad():
         inputs = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=CUDA) for x in given]
         with mock.patch.object(GraphLowering, "save_output_code", staticmethod(code.append)):
-            compile_fx(graph, inputs)
+            inductor(graph, inputs)
     return CALL.findall(*code)
 
 

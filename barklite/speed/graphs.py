@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import CompileConfig, SamplingConfig
@@ -69,6 +70,29 @@ ATTENTION: dict[str, Callable[..., Tensor]] = {
     "flex": flex,
     "decomposed": decomposed,
 }
+
+
+# --- the compiler -------------------------------------------------------------------------------------------
+
+
+def row_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` as a sum, for a compiler to fuse with what stands around it."""
+    y = (x[..., None, :] * weight).sum(-1)
+    return y if bias is None else y + bias
+
+
+def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable:
+    """Inductor, with a lone row's products as `row_product`. Its own setting for that,
+    `coordinate_descent_tuning`, also compiles dozens of variants of each kernel, one after the other: minutes
+    for a step.
+    """
+    from torch import _inductor
+
+    for node in graph.graph.nodes:
+        if node.target is F.linear and (x := node.args[0].meta["example_value"]).numel() == x.shape[-1]:
+            node.target = row_product
+    graph.recompile()
+    return _inductor.compile(graph, inputs)
 
 
 # --- the step and its parts ---------------------------------------------------------------------------------
@@ -328,10 +352,11 @@ class StepEngine(Engine):
         if wanted.backend is None:
             return function
         how = {"mode": wanted.mode} if wanted.mode else {}
-        if not how and wanted.backend == "inductor" and self.device.type == "cuda":
-            how = {"options": {"coordinate_descent_tuning": True}}  # a lone row's products become reductions
+        backend = wanted.backend
+        if not how and backend == "inductor" and self.device.type == "cuda":
+            backend = inductor
         own = FunctionType(function.__code__.replace(), function.__globals__)
-        fast = torch.compile(own, backend=wanted.backend, fullgraph=True, dynamic=wanted.dynamic, **how)
+        fast = torch.compile(own, backend=backend, fullgraph=True, dynamic=wanted.dynamic, **how)
         return dynamo.patch(recompile_limit=1024, accumulated_recompile_limit=4096)(fast)
 
     def _call(self, key: tuple, function: Callable, given: Tensor) -> Tensor:
