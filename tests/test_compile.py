@@ -15,7 +15,7 @@ from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, Sampling
 from barklite.decode import engine
 from barklite.decode.sampling import TokenSampler
 from barklite.speed import compiled as compile
-from barklite.speed import graphs, quantize
+from barklite.speed import graphs, many_rows, quantize
 from barklite.storage import native
 from tests import builders, test_changes
 from tests.builders import wide
@@ -121,11 +121,11 @@ def test_compiled_rows(options, compiled, monkeypatch):
     bark = compiled(monkeypatch, **options)
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 1024, (2, 8, 200), generator=generator)
-    monkeypatch.setattr(compile, "PIECE", 300)
+    monkeypatch.setattr(many_rows, "PIECE", 300)
     used = []
-    forward = compile.RowsBlock.forward
+    forward = many_rows.RowsBlock.forward
     monkeypatch.setattr(
-        compile.RowsBlock,
+        many_rows.RowsBlock,
         "forward",
         lambda self, *given, **named: used.append(1) or forward(self, *given, **named),
     )

@@ -2,8 +2,8 @@
 
 On CUDA, and wherever a `CompileConfig` is given, that is `graphs`. `compile=True` on the CPU makes C++
 functions (PyTorch's AOTInductor) of one block, with weights and cache as arguments: its step for one token
-and, where products are of integers, its work on many rows (a prompt, the fine model). Every layer of every
-model calls them, and they are kept on disk for the next process.
+and, where products are of integers, its work on many rows (`many_rows`). Every layer of every model calls
+them, and they are kept on disk for the next process.
 """
 
 import sys
@@ -14,17 +14,16 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import CompileConfig
 from ..decode.engine import Engine
 from ..models.fine import FineGPT
-from ..models.gpt import GPT, Block, KVCache
+from ..models.gpt import GPT, KVCache
 from ..storage import native
-from . import quantize
+from . import many_rows, quantize
 from .graphs import StepEngine
-from .quantize import materialized
+from .quantize import linears, materialized
 
 
 def check_compile(compile: bool | CompileConfig, device: torch.device) -> None:
@@ -59,10 +58,6 @@ def engine_for(
 
 
 # --- on the CPU ---------------------------------------------------------------------------------------------
-
-
-def linears(block: nn.Module) -> list[nn.Module]:
-    return [block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj]
 
 
 def block_tensors(block: nn.Module) -> list[Tensor]:
@@ -133,98 +128,6 @@ def normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return materialized(F.layer_norm(x, x.shape, weight.float(), eps=eps))
 
 
-PIECE = 1024  # rows that a compiled function is given at most
-
-
-class BeforeAttention(nn.Module):
-    """The first part of `gpt.Block` for many rows: x (rows, D) -> q, k and v (rows, 3 D) in bfloat16."""
-
-    def __init__(self, block: nn.Module):
-        super().__init__()
-        self.eps, self.product = block.ln_1.eps, type(block.attn.c_attn).rows
-
-    def settings(self) -> tuple:
-        """Constants baked into the compiled code; part of the cache key."""
-        return self.eps, self.product.__qualname__
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
-        x = F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
-        return self.product(*weights, x).to(torch.bfloat16)
-
-
-class AfterAttention(nn.Module):
-    """The rest of `gpt.Block`: x (rows, D) and the attended values (rows, D), bfloat16 -> (rows, D)."""
-
-    def __init__(self, block: nn.Module):
-        super().__init__()
-        _, *others = linears(block)
-        self.eps, self.products = block.ln_2.eps, [type(linear).rows for linear in others]
-        self.counts = [len(linear.tensors()) for linear in others]
-
-    def settings(self) -> tuple:
-        """Constants baked into the compiled code; part of the cache key."""
-        return self.eps, *(product.__qualname__ for product in self.products)
-
-    def forward(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, *weights: Tensor) -> Tensor:
-        weights = iter(weights)
-        proj, fc, down = (
-            partial(product, *islice(weights, n))
-            for product, n in zip(self.products, self.counts, strict=True)
-        )
-        x = x + proj(y.float())
-        return x + down(F.gelu(fc(F.layer_norm(x, x.shape[-1:], weight, bias, self.eps))))
-
-
-class RowsBlock(nn.Module):
-    """A `gpt.Block` that computes many rows by compiled functions, around the attention of its own module."""
-
-    def __init__(self, block: Block, before: Callable, after: Callable):
-        super().__init__()
-        self.block, self.before, self.after = block, before, after
-
-    def forward(
-        self, x: Tensor, mask=None, causal=False, cache: KVCache | None = None, layer=0, rows=slice(None)
-    ) -> Tensor:
-        block, attn, B = self.block, self.block.attn, len(x)
-        qkv = by_pieces(self.before, before_tensors(block), x.flatten(0, 1))  # (B T, 3 D)
-        q, k, v = rearrange(qkv, "(B T) (three H d) -> three B H T d", B=B, three=3, H=attn.n_head)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        y = rearrange(attn.attend(q[:, :, rows], k, v, mask, causal), "B H T d -> (B T) (H d)")
-        x = x[:, rows].flatten(0, 1)
-        if len(x) > quantize.Linear8.few:
-            x = by_pieces(self.after, after_tensors(block), x, y)
-        else:  # the last position of a prompt
-            x = x + attn.c_proj(y.float())
-            x = x + block.mlp(block.ln_2(x))
-        return x.unflatten(0, (B, -1))
-
-
-def by_pieces(function: Callable, weights: list[Tensor], *rows: Tensor) -> Tensor:
-    """Call `function` with at most PIECE rows at a time, which bounds the memory that it needs."""
-    if len(rows[0]) <= PIECE:
-        return function(*rows, *weights)
-    pieces = zip(*(tensor.tensor_split(-(-len(tensor) // PIECE)) for tensor in rows), strict=True)
-    return torch.cat([function(*piece, *weights) for piece in pieces])
-
-
-def before_tensors(block: nn.Module) -> list[Tensor]:
-    """A block's weights in the order in which `BeforeAttention` takes them."""
-    return [*norm_tensors(block.ln_1), *block.attn.c_attn.tensors()]
-
-
-def after_tensors(block: nn.Module) -> list[Tensor]:
-    """A block's weights in the order in which `AfterAttention` takes them."""
-    _, *others = linears(block)
-    return [*norm_tensors(block.ln_2), *(tensor for linear in others for tensor in linear.tensors())]
-
-
-def norm_tensors(norm: nn.Module) -> list[Tensor]:
-    """Weight and bias in float32; zeros if it has none, so that one compiled function serves all models."""
-    weight = norm.weight.detach().float()
-    return [weight, torch.zeros_like(weight) if norm.bias is None else norm.bias.detach().float()]
-
-
 class CompiledCPUEngine(Engine):
     """On the CPU: steps of few rows, row by row, and blocks of many rows of integer weights, by compiled C++;
     all else by the plain modules.
@@ -272,8 +175,8 @@ class CompiledCPUEngine(Engine):
             dtype = cache_dtype(model)
             self._steps[model] = self._block(model, dtype), self._head(model), dtype
         self._rows.pop(model, None)
-        if has_rows(model):
-            self._rows[model] = self._before(model), self._after(model)
+        if many_rows.has_rows(model):
+            self._rows[model] = tuple(self._compiled(*part) for part in many_rows.parts(model))
         self._kinds[model] = kind
 
     def _with_rows(self, model: GPT | FineGPT) -> GPT | FineGPT:
@@ -281,7 +184,7 @@ class CompiledCPUEngine(Engine):
         if model not in self._rows:
             return model
         other = copy(model)
-        blocks = nn.ModuleList(RowsBlock(block, *self._rows[model]) for block in model.h)
+        blocks = nn.ModuleList(many_rows.RowsBlock(block, *self._rows[model]) for block in model.h)
         other._modules = model._modules | {"h": blocks}
         return other
 
@@ -347,20 +250,8 @@ class CompiledCPUEngine(Engine):
         example = (torch.zeros(model.config.n_embd), model.ln_f.weight.detach(), *weights)
         return self._compiled(HeadStep(model), example, shapes)
 
-    def _before(self, model: GPT | FineGPT) -> Callable:
-        block, x = model.h[0], torch.zeros(96, model.config.n_embd)
-        weights, rows = before_tensors(block), torch.export.Dim("rows", min=2)
-        shapes = ({0: rows}, None, None, (None,) * (len(weights) - 2))
-        return self._compiled(BeforeAttention(block), (x, *weights), shapes)
-
-    def _after(self, model: GPT | FineGPT) -> Callable:
-        block, x = model.h[0], torch.zeros(96, model.config.n_embd)
-        weights, rows = after_tensors(block), torch.export.Dim("rows", min=2)
-        shapes = ({0: rows}, {0: rows}, None, None, (None,) * (len(weights) - 2))
-        return self._compiled(AfterAttention(block), (x, x.bfloat16(), *weights), shapes)
-
     def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: tuple) -> Callable:
-        step, seconds = native.compiled(module, example, shapes, (sys.modules[__name__], quantize))
+        step, seconds = native.compiled(module, example, shapes, (sys.modules[__name__], many_rows, quantize))
         self.seconds += seconds
         return step
 
@@ -368,14 +259,6 @@ class CompiledCPUEngine(Engine):
 def step_cache(model: GPT, rows: int, dtype: torch.dtype) -> KVCache:
     """A cache for compiled steps. Its strides are compiled in, so it has one length for all rows."""
     return KVCache(model.config, rows, model.config.block_size + 16, dtype=dtype)
-
-
-def has_rows(model: GPT | FineGPT) -> bool:
-    """Whether all products of many rows are of integers, which compiled functions compute faster."""
-    small = (quantize.Linear8, quantize.Linear4)
-    products = [linear for block in model.h for linear in linears(block)]
-    even = model.config.n_embd % quantize.Linear8.block == 0
-    return even and quantize.has_int8_products() and all(isinstance(linear, small) for linear in products)
 
 
 def few_rows(model: GPT) -> int:

@@ -111,6 +111,11 @@ def _methods(kind: type) -> tuple:
     return kind.forward, getattr(kind, "attend", None)
 
 
+def linears(block: nn.Module) -> list[nn.Module]:
+    """A block's four products, in the order of computation."""
+    return [block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj]
+
+
 def _linear(child: nn.Linear, quantize: str | None, fine: bool) -> nn.Module:
     if quantize is None:
         return Linear16(child.weight)
