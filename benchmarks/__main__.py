@@ -1,4 +1,4 @@
-"""What barklite costs beside its peers: the same work, on the same machine, in turn.
+"""Compares barklite's speed with its peers: the same work on the same machine, in turn.
 
     python -m benchmarks                              every format, eager and compiled, beside transformers
     python -m benchmarks --quick                      within three minutes on two cores
@@ -13,8 +13,8 @@
     python -m benchmarks.loading                      converting and loading, of every layout
 
 Weights are random at the released sizes; the job is 200 semantic tokens -> 600 coarse tokens -> 300 frames ->
-4.00 s of audio, batch 1, no voice, sampling on. The ceiling of the machine is measured first. Tables go to
-stdout, and last a line of JSON with every number; what is going on goes to stderr.
+4.00 s of audio, batch 1, no voice, sampling on. The machine's limits are measured first. Prints tables, and a
+line of JSON with all numbers at the end, to stdout; progress to stderr.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TOKENS = 200
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command line."""
+    """Create the command line parser."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, checked and completed."""
+    """Parse, check and complete the options."""
     made = parser()
     options = made.parse_args(arguments)
     try:
@@ -108,7 +108,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and print the line of JSON."""
+    """Measure and print."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] in (["experiment"], ["compare"]):
         from . import experiment

@@ -1,12 +1,11 @@
-"""How exact the words' times are that `barklite.inspect.align` reads off the attention.
+"""Measures the accuracy of the word times that `barklite.inspect.align` reads off the attention.
 
     python -m benchmarks.alignment              the built-in voice: 120 sentences, 2 speakers
     python -m benchmarks.alignment --limit 5    a quick look
 
-The synthesiser that the voice learned from says when each of its own words starts and ends. The clip says the
-same sentence in nearly the same time: dynamic time warping of the two sounds' spectra carries the true times
-over to the clip, which adds an error of its own, of about a frame of 10 ms. No training text contains one of
-the sentences. A table goes to stdout, and last a line of JSON.
+The voice's teacher, a synthesiser, reports when each of its words starts and ends. Dynamic time warping of
+the spectra transfers these times to the clip of the same sentence, with an error of about one frame of 10 ms.
+None of the sentences is in a training text. Prints a table, and a line of JSON at the end.
 """
 
 import argparse
@@ -34,8 +33,8 @@ BANDS = 32
 
 
 def teacher(text: str, speaker: Speaker, bark: Bark) -> tuple[np.ndarray, np.ndarray]:
-    """The synthesiser's audio (samples,), and when it says the typed words: (n, 2), in seconds; nan where it
-    takes two words for one.
+    """Return the synthesiser's audio (samples,), and start and end of each typed word in seconds, (n, 2); nan
+    if it reads two words as one.
     """
     rate = bark.config.codec.sample_rate
     speech = speak(text, speaker, rate, bark.config.codec.hop)
@@ -55,7 +54,7 @@ def teacher(text: str, speaker: Speaker, bark: Bark) -> tuple[np.ndarray, np.nda
 
 
 def spectra(audio: np.ndarray, rate: int) -> np.ndarray:
-    """Log spectra (T, BANDS) of audio (samples,), `HOP` seconds apart, of one loudness."""
+    """Return log spectra (T, BANDS) of loudness-normalised audio (samples,), one every `HOP` seconds."""
     hop = round(HOP * rate)
     _, _, spectrum = stft(audio / max(np.abs(audio).max(), 1e-6), nperseg=4 * hop, noverlap=3 * hop)
     edges = np.geomspace(1, len(spectrum), BANDS + 1).astype(int)
@@ -64,7 +63,7 @@ def spectra(audio: np.ndarray, rate: int) -> np.ndarray:
 
 
 def carried(times: np.ndarray, source: np.ndarray, clip: np.ndarray, rate: int) -> np.ndarray:
-    """Times in `source`, in seconds, as times in `clip`."""
+    """Map times in `source` to times in `clip`, in seconds."""
     a, b = spectra(source, rate), spectra(clip, rate)
     cost = np.sqrt(((b[:, None] - a[None]) ** 2).mean(-1))  # (N, W)
     _, starts = warp(cost[None])
@@ -73,7 +72,7 @@ def carried(times: np.ndarray, source: np.ndarray, clip: np.ndarray, rate: int) 
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Every sentence in every voice. Plain JSON types."""
+    """Measure all sentences in all voices. Return plain JSON types."""
     bark = Bark.from_pretrained(options.checkpoint, device=options.device)
     speakers, voices = {speaker.name: speaker for speaker in SPEAKERS}, {}
     seeds = [options.seed + i for i in range(len(options.texts))]
@@ -113,7 +112,7 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def spread(errors: np.ndarray) -> dict[str, float]:
-    """Milliseconds: half and nine tenths of the errors are no larger; the middle one with its sign."""
+    """Return median and 90 % quantile of the absolute errors, and the signed median, in milliseconds."""
     if not len(errors):
         return {}
     size = 1000 * np.abs(errors)
@@ -122,7 +121,7 @@ def spread(errors: np.ndarray) -> dict[str, float]:
 
 
 def in_words(result: dict) -> str:
-    """The result as text."""
+    """Format the result."""
     rows = [
         [
             f"{voice}, {which}",
@@ -142,7 +141,7 @@ def in_words(result: dict) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and print the line of JSON."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.alignment",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured here and now: no step is quicker than its bytes can be read."""
+"""Measures the machine's limits: memory bandwidth and the rate of matrix products."""
 
 import os
 import platform
@@ -12,13 +12,13 @@ PRODUCT = (1024, 1024, 4096)  # rows, inputs, outputs
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait until `device` has done what it was told: only then is a clock worth reading."""
+    """Wait until `device` has finished, before reading a clock."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def best(work: Callable[[], object], device: torch.device | str, seconds: float = 0.5) -> float:
-    """The least seconds that one call of `work` took, of at least 3 calls and about `seconds` of calls."""
+    """Return the shortest time of a call of `work`, of at least 3 calls in about `seconds`."""
     least, begin, n = float("inf"), time.perf_counter(), 0
     while n < 3 or (time.perf_counter() - begin < seconds and n < 1000):
         synchronize(device)
@@ -30,9 +30,9 @@ def best(work: Callable[[], object], device: torch.device | str, seconds: float 
 
 
 def memory_speed(device: torch.device | str, megabytes: int = 512, seconds: float = 0.5) -> dict:
-    """Bytes a second that the device reads: the best of several kinds of pass over `megabytes`.
+    """Measure memory bandwidth in bytes per second, on `megabytes` of data.
 
-    On a CPU they are reductions, on a GPU it is a copy, which counts what is read and what is written.
+    On a CPU: reading, the fastest of several reductions. On a GPU: a copy, counting reads and writes.
     """
     x = torch.ones(megabytes * 250_000, device=device)  # float32
     x.copy_(torch.rand(1000, device=device).repeat(megabytes * 250))
@@ -52,9 +52,9 @@ def memory_speed(device: torch.device | str, megabytes: int = 512, seconds: floa
 
 
 def product_rates(device: torch.device | str, seconds: float = 0.3) -> dict[str, float]:
-    """Operations a second (a multiplication and an addition are two) of one large matrix product a dtype.
+    """Measure operations per second of a large matrix product in each dtype that the device supports.
 
-    A dtype in which the device does not multiply is left out.
+    A multiplication and an addition count as two.
     """
     rows, inputs, outputs = PRODUCT
     x, w = torch.randn(rows, inputs, device=device), torch.randn(outputs, inputs, device=device)
@@ -73,14 +73,14 @@ def product_rates(device: torch.device | str, seconds: float = 0.3) -> dict[str,
 
 
 def measure(device: torch.device | str, tiny: bool = False) -> dict:
-    """Both ceilings of `device`; `tiny` takes milliseconds, for tests, and says little."""
+    """Measure both. tiny: in milliseconds and inaccurately, for tests."""
     if tiny:
         return {"memory": memory_speed(device, 8, 0.0), "products": product_rates(device, 0.0)}
     return {"memory": memory_speed(device), "products": product_rates(device)}
 
 
 def machine(device: torch.device | str) -> dict:
-    """What the numbers were measured on."""
+    """Describe the machine."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -106,7 +106,7 @@ def counted(n: int, what: str) -> str:
 
 
 def in_words(described: dict) -> str:
-    """`machine` in a line."""
+    """Format `machine` in a line."""
     text = f"{described['cpu']}, {counted(described['cores'], 'core')}, "
     text += counted(described["threads"], "thread")
     text = f"{described['gpu']}; {text}" if "gpu" in described else text

@@ -1,13 +1,13 @@
-"""A grid of settings, each run checked against the plain path and appended to a file as a line of JSON.
+"""Runs a grid of settings, checks each against the plain path, and appends a line of JSON per run to a file.
 
     python -m benchmarks experiment --vary compile=none,default --vary attention=sdpa,math,flex
     python -m benchmarks compare here.jsonl there.jsonl
 
 `--vary NAME=A,B` takes compile (none; yes, which is `compile=True`; a backend or a mode of `torch.compile`),
-any other field of `CompileConfig`, dtype (a format of the weights) and batch (rows). Every combination is
-run, those without a `CompileConfig` once; one that barklite refuses is listed with the reason. A run does the
-job of `python -m benchmarks`; its tokens are compared with those of the plain path for the same dtype, batch
-and seeds. Weights are random.
+any other field of `CompileConfig`, dtype (a weight format) and batch (rows). All combinations run, those
+without a `CompileConfig` only once; combinations that barklite refuses are listed with the reason. A run does
+the job of `python -m benchmarks`; its tokens are compared with those of the plain path for the same dtype,
+batch and seeds. Weights are random.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NO_CONFIG = ("none", "yes")  # values of compile
 
 
 def compile_of(settings: dict) -> bool | CompileConfig:
-    """`compile=` for a combination; ValueError for one that is refused."""
+    """Return `compile=` for a combination. ValueError for an invalid one."""
     name, fields = settings.get("compile", "default"), {k: v for k, v in settings.items() if k in FIELDS}
     if name in NO_CONFIG:
         return name == "yes"
@@ -52,7 +52,7 @@ def compile_of(settings: dict) -> bool | CompileConfig:
 
 
 def value_of(name: str, text: str):
-    """A setting as its type, from the command line."""
+    """Convert a setting from the command line to its type."""
     if text in ("none", "None") and name in ("backend", "mode"):
         return None
     if name == "batch" or type(FIELDS.get(name)) is int:
@@ -61,7 +61,7 @@ def value_of(name: str, text: str):
 
 
 def grid(vary: Sequence[str]) -> list[dict]:
-    """Every combination of `NAME=A,B` arguments, each once. ValueError for an unknown name."""
+    """Return all combinations of `NAME=A,B` arguments, each once. ValueError for an unknown name."""
     axes = {}
     for given in vary:
         name, _, values = given.partition("=")
@@ -77,8 +77,8 @@ def grid(vary: Sequence[str]) -> list[dict]:
 
 
 def apart(clips: Sequence[Clip], plain: Sequence[Clip]) -> dict:
-    """How far tokens are from the plain path's: equal, or how many of a row are the same before they part, as
-    a part of all (the mean over rows), and the largest difference of the end's probability until there.
+    """Compare tokens with the plain path's. Return whether they are equal, the share of a row before the
+    first difference (mean over rows), and the largest difference of the end's probability up to there.
     """
     same, end = [], 0.0
     for one, other in zip(clips, plain, strict=True):
@@ -94,9 +94,9 @@ def apart(clips: Sequence[Clip], plain: Sequence[Clip]) -> dict:
 
 
 def measure(options: argparse.Namespace, settings: dict, plain: dict) -> dict:
-    """One combination: its seconds, its steps, and how far its tokens are from the plain path's.
+    """Measure one combination: seconds, steps, and a comparison with the plain path.
 
-    plain: keeps the plain path's clips. ValueError for a combination that barklite refuses.
+    plain: cache of the plain path's clips. ValueError for a combination that barklite refuses.
     """
     config, dtype, batch = (
         getattr(BarkConfig, options.size)(),
@@ -130,7 +130,7 @@ def measure(options: argparse.Namespace, settings: dict, plain: dict) -> dict:
 
 
 def commit() -> str:
-    """What git says of this checkout, or ""."""
+    """Return git's description of the commit, or ""."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
@@ -142,7 +142,7 @@ def label(settings: dict) -> str:
 
 
 def run(arguments: Sequence[str]) -> list[dict]:
-    """Run the grid, append its lines, print a table; draw a plot where matplotlib is installed."""
+    """Run the grid, append its lines, print a table, and draw a plot if requested."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks experiment",
         description=__doc__,

@@ -1,15 +1,15 @@
-"""How well a voice is understood, and how natural it sounds: the share of words that a speech recogniser gets
-wrong, the distance to the source, and an estimate of the mean opinion score.
+"""Measures how intelligible and natural a voice is: word error rate of a speech recogniser, distance to the
+source, and an estimated mean opinion score.
 
     python -m benchmarks.intelligibility              the built-in voice: 120 sentences, 2 speakers
     python -m benchmarks.intelligibility --limit 5    a quick look
     python -m benchmarks.intelligibility --plots DIR  and spectrograms of the first sentence
 
-Each speaker is heard as "source", the synthesiser that it learned from (flite); as "codec", what the codec
-makes of that; and as barklite from text, in each format of the weights. No training text contains one of the
-sentences. The recogniser, pocketsphinx with the English model in its package, has weaknesses of its own: what
-counts is the difference to the source on the same sentences. Intervals are those of a bootstrap over
-sentences. `natural` says what the other numbers are. Tables go to stdout, and last a line of JSON.
+Each speaker is measured as "source" (flite, the synthesiser that was the teacher), as "codec" (the source
+encoded and decoded), and as barklite in each weight format. None of the sentences is in a training text. The
+recogniser, pocketsphinx with the English model of its package, makes errors of its own, so compare with the
+source on the same sentences. Intervals are from a bootstrap over sentences. `natural` explains the other
+numbers. Prints tables, and a line of JSON at the end.
 """
 
 import argparse
@@ -51,7 +51,7 @@ COMPARED = {  # with the source, and the columns' titles
 
 
 def sentences(file: Path) -> list[str]:
-    """The lines of `file` that have words."""
+    """Return the lines of `file` that have words."""
     return [line for line in file.read_text(encoding="utf-8").splitlines() if words(line)]
 
 
@@ -59,13 +59,13 @@ def sentences(file: Path) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words: letters, and apostrophes between them."""
+    """Return lower-case words, of letters and inner apostrophes."""
     return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("’", "'"))
 
 
 def edits(said: Sequence[str], heard: Sequence[str]) -> tuple[int, int, int]:
-    """The fewest words to replace, leave out and put in that make `heard` of `said` (Levenshtein, 1966), the
-    number of each.
+    """Return the substitutions, deletions and insertions of the shortest edit from `said` to `heard`
+    (Levenshtein, 1966).
     """
     above = [(j, 0, 0, j) for j in range(len(heard) + 1)]  # their sum, then each
     for i, word in enumerate(said, 1):
@@ -82,8 +82,9 @@ def edits(said: Sequence[str], heard: Sequence[str]) -> tuple[int, int, int]:
 
 
 def with_interval(errors: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
-    """Errors a word, of sentences with `errors` (n,) in `lengths` (n,) words; "low" and "high" bound the
-    middle 95 % of what n sentences drawn from these give. Of paired differences of errors, likewise.
+    """Return errors per word and their 95 % bootstrap interval, "low" and "high".
+
+    errors: per sentence (n,), or paired differences. lengths: words per sentence (n,).
     """
     drawn = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))
     low, high = np.percentile(errors[drawn].sum(1) / lengths[drawn].sum(1), (2.5, 97.5))
@@ -92,7 +93,7 @@ def with_interval(errors: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
 
 
 class Recogniser:
-    """pocketsphinx. What it hears does not depend on what it heard before."""
+    """pocketsphinx, without adaptation between recordings."""
 
     sample_rate = 16_000
 
@@ -105,8 +106,8 @@ class Recogniser:
         self.decoder = Decoder(samprate=self.sample_rate, loglevel="FATAL")
 
     def hear(self, audio: np.ndarray, sample_rate: int) -> str:
-        """What is said in audio (samples,); "" if nothing is."""
-        self.decoder.reinit_feat()  # forget the last recording's background noise
+        """Recognise audio (samples,). Return the text, "" for none."""
+        self.decoder.reinit_feat()  # reset the noise estimate of the last recording
         self.decoder.start_utt()
         self.decoder.process_raw(self.prepared(audio, sample_rate), full_utt=True)
         self.decoder.end_utt()
@@ -114,12 +115,14 @@ class Recogniser:
         return found.hypstr if found else ""
 
     def prepared(self, audio: np.ndarray, sample_rate: int) -> bytes:
-        """16-bit PCM of one loudness, between two pauses, over noise too soft to notice."""
+        """Return loudness-normalised 16-bit PCM, padded with pauses, with inaudible noise added."""
         common = math.gcd(self.sample_rate, sample_rate)
         audio = resample_poly(audio.astype(np.float64), self.sample_rate // common, sample_rate // common)
         audio *= 0.7 / max(np.abs(audio).max(initial=0), 1e-6)
         audio = np.pad(audio, self.sample_rate // 4)
-        audio += np.random.default_rng(0).normal(0, 1e-3, len(audio))  # a decoder of digital silence guesses
+        audio += np.random.default_rng(0).normal(
+            0, 1e-3, len(audio)
+        )  # on digital silence the decoder guesses
         return (audio * 32767).astype(np.int16).tobytes()
 
 
@@ -128,9 +131,9 @@ class Recogniser:
 
 @dataclass(frozen=True)
 class Reading:
-    """All sentences, read by one system in one voice.
+    """All sentences by one system in one voice.
 
-    work_s: seconds that it took. cut: how many the limit of length ended. None where it does not apply.
+    work_s: seconds to synthesise them. cut: how many ended at the length limit. None if not applicable.
     """
 
     voice: str
@@ -142,12 +145,12 @@ class Reading:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of sound."""
+        """Seconds of audio."""
         return sum(map(len, self.audio)) / self.sample_rate
 
 
 def readings(options: argparse.Namespace, left_out: list[str]) -> Iterator[Reading]:
-    """Every voice by every system, the sources first. `left_out` gets what cannot be heard, and why."""
+    """Yield each voice by each system, sources first. Adds those that cannot run to `left_out`, with why."""
     for format in options.formats:
         chosen = {"dtype": "float32", **systems.options_of(format)}
         bark = Bark.from_pretrained(options.checkpoint, device=options.device, **chosen)
@@ -173,7 +176,7 @@ def readings(options: argparse.Namespace, left_out: list[str]) -> Iterator[Readi
 
 
 def originals(bark: Bark, options: argparse.Namespace, left_out: list[str]) -> Iterator[Reading]:
-    """The synthesiser's readings, and what the codec keeps of them."""
+    """Return the synthesiser's readings, and the codec's reconstruction of them."""
     try:
         flite()
     except OSError as error:
@@ -196,7 +199,7 @@ def originals(bark: Bark, options: argparse.Namespace, left_out: list[str]) -> I
 
 
 def said(text: str, speaker: Speaker) -> np.ndarray:
-    """The synthesiser's reading of a text as it is typed. ValueError where it reads something else."""
+    """Synthesise the text as typed. ValueError if the synthesiser reads other words."""
     speech = speak(spell_out(text), speaker)
     if speech is None:
         raise ValueError(f"flite reads other words than are in {text!r}")
@@ -207,7 +210,7 @@ def said(text: str, speaker: Speaker) -> np.ndarray:
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Every reading, heard and counted. Plain JSON types."""
+    """Measure all readings. Return plain JSON types."""
     recogniser, said = Recogniser(), [words(spell_out(text)) for text in options.texts]
     lengths = np.array([len(sentence) for sentence in said])
     try:
@@ -262,7 +265,7 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def draw(title: str, panels: list[tuple[str, np.ndarray, str, int]]) -> "Picture":  # noqa: F821
-    """Spectrograms side by side on the same axes, from (system, audio, what was heard, sample rate)."""
+    """Draw spectrograms side by side. panels: (system, audio, recognised text, sample rate)."""
     plot = plotting()
     picture, fonts = plot.Picture(figsize=(1 + 4.5 * len(panels), 4), layout="constrained"), plot.families()
     plain = dict(family=fonts, parse_math=False)
@@ -276,7 +279,7 @@ def draw(title: str, panels: list[tuple[str, np.ndarray, str, int]]) -> "Picture
         heard = plot.legible(f"heard: {heard or '(nothing)'}", fonts, room=64)
         one.set_title(f"{system}\n{heard}", fontsize=9, **plain)
         one.set_xlabel("time (s)")
-        one.set_facecolor("black")  # nothing sounds after the end
+        one.set_facecolor("black")  # nothing follows the end
     axes[0].set_xlim(0, max(len(audio) / sample_rate for _, audio, _, sample_rate in panels) or 1)
     axes[0].set_ylim(0, min(sample_rate for *_, sample_rate in panels) / 2000)
     axes[0].set_ylabel("frequency (kHz)")
@@ -293,12 +296,12 @@ def percent(x: float) -> str:
 
 
 def bounds(found: dict[str, float]) -> str:
-    """An interval in percent or points."""
+    """Format an interval in percent or points."""
     return f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
 
 
 def in_words(result: dict) -> str:
-    """The result as text: what was heard, and a table with a row a voice and system."""
+    """Format the result: a table with one row per voice and system."""
     words_wrong, nature = [], []
     for voice, heard in result["voices"].items():
         for system, one in heard.items():
@@ -346,7 +349,7 @@ def in_words(result: dict) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and print the line of JSON."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.intelligibility",
         description=__doc__,

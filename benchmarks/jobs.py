@@ -1,4 +1,4 @@
-"""The whole job, system by system in turn, round by round: ratios come from neighbours in time."""
+"""Times the whole job, all systems in turn in each round, so that compared runs are close in time."""
 
 import gc
 import statistics
@@ -13,18 +13,18 @@ from . import ceiling, systems
 from .step import bare_step
 from .systems import STAGES, Barklite, label
 
-WARM = 8  # semantic tokens of the run that is not counted
-KEEP = ("tiny", "small")  # sizes of which several systems fit into memory
-QUICK_S = 165.0  # what would hardly end before this is left out of a quick run
+WARM = 8  # semantic tokens of the warm-up run
+KEEP = ("tiny", "small")  # sizes at which several systems fit into memory
+QUICK_S = 165.0  # seconds; a quick run leaves out what would take longer
 
 
 def rounded(x: float) -> float:
-    """Four digits: more were not measured."""
+    """Round to four significant digits."""
     return float(f"{x:.4g}")
 
 
 def spread(values: list[float]) -> dict:
-    """Median, extremes and number of `values`."""
+    """Return median, extremes and number of `values`."""
     return {
         "median": rounded(statistics.median(values)),
         "min": rounded(min(values)),
@@ -34,7 +34,7 @@ def spread(values: list[float]) -> dict:
 
 
 def peers_of(options: Namespace) -> dict[str, Callable]:
-    """What makes each peer that is wanted and there, by name. SystemExit for one asked for that is not."""
+    """Return a constructor for each requested and installed peer, by name. SystemExit if one is missing."""
     config = getattr(BarkConfig, options.size)()
     known = {
         "transformers": lambda: systems.Transformers(config, options.peer_dtype, options.device),
@@ -57,22 +57,22 @@ def peers_of(options: Namespace) -> dict[str, Callable]:
 
 
 def variants_of(options: Namespace) -> list[tuple[str, bool]]:
-    """(format, compile) of every variant of barklite that is wanted."""
+    """Return (format, compile) of each requested variant of barklite."""
     compiled = {"both": (False, True), "yes": (True,), "no": (False,)}[options.compile]
     return [(format, compile) for format in options.formats for compile in compiled]
 
 
 class Record:
-    """What was measured of one system, run by run."""
+    """The measurements of one system."""
 
     def __init__(self, is_peer: bool):
         self.is_peer = is_peer
-        self.seconds: dict[str, list[float]] = {}  # a stage, "whole"; "audio" where the work is another
+        self.seconds: dict[str, list[float]] = {}  # stages and "whole"; "audio" if the work differs
         self.steps: dict[str, list[dict]] = {}
-        self.about: dict = {}  # what the first making of it said
+        self.about: dict = {}  # from its first creation
 
     def made(self, system) -> None:
-        """Note what a system says of itself, the first time that it is made."""
+        """Record a system's own numbers, when it is first created."""
         if not self.about:
             self.about = {
                 "build_s": rounded(system.build_s),
@@ -81,7 +81,7 @@ class Record:
             }
 
     def run(self, system, tokens: int) -> None:
-        """One counted job."""
+        """Run and record one job."""
         for stage, seconds in system.job(tokens).items():
             self.seconds.setdefault(stage, []).append(seconds)
         if isinstance(system, Barklite):
@@ -89,11 +89,11 @@ class Record:
                 self.steps.setdefault(name, []).append(bare_step(system.bark, name))
 
     def audio(self, work: dict) -> list[float]:
-        """Seconds of audio of each run."""
+        """Return the seconds of audio of each run."""
         return self.seconds.get("audio", [work["audio_s"]] * len(self.seconds["whole"]))
 
     def summary(self, work: dict, bytes_per_s: float) -> dict:
-        """Plain JSON types: medians with their spread."""
+        """Return medians with their spread, as plain JSON types."""
         done = {"semantic": work["semantic_tokens"], "coarse": work["coarse_tokens"]}
         timed = {name: seconds for name, seconds in self.seconds.items() if name != "audio"}
         out = {**self.about, "peer": self.is_peer}
@@ -115,7 +115,7 @@ class Record:
         return out
 
     def times_faster(self, peer: "Record", work: dict) -> dict[str, float]:
-        """The peer's median over ours, a stage and in all; by second of audio where the work differs."""
+        """Return the peer's median divided by ours, per stage and whole; per second if work differs."""
         ratios = {}
         for name in (*STAGES, "whole"):
             if name in self.seconds and name in peer.seconds:
@@ -128,8 +128,8 @@ class Record:
 
 
 def warmed(system, options: Namespace):
-    """The system after a run that is not counted: short, but on a GPU whole, since graphs are captured for
-    lengths. A whole command starts cold every time.
+    """Return the system after a warm-up run: a short one, but a full one on a GPU, where graphs are captured
+    per length. Systems that run as a command start cold every time.
     """
     if not isinstance(system, systems.BarkCpp):
         system.job(min(WARM, options.tokens) if options.device.type == "cpu" else options.tokens)
@@ -137,12 +137,12 @@ def warmed(system, options: Namespace):
 
 
 def note(text: str) -> None:
-    """Say on stderr what is being done."""
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def measure(options: Namespace) -> dict:
-    """Ceiling, then every peer and variant in turn, `options.repeats` rounds. Plain JSON types."""
+    """Measure the machine, then `options.repeats` rounds of all peers and variants. Plain JSON types."""
     begin = time.perf_counter()
     config = getattr(BarkConfig, options.size)()
     work = systems.work(config, options.tokens)

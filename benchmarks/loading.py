@@ -1,10 +1,10 @@
-"""Time and memory of converting and loading, on synthetic files of the released sizes and layouts.
+"""Measures time and memory of converting and loading synthetic files of the released sizes and layouts.
 
     python -m benchmarks.loading [--size small|large] [--keep DIR]
 
 Writes checkpoints with random weights (bark-small: 4.7 GB as Suno's files with their optimizer state, 1.7 GB
-as Hugging Face's), converts each in a process of its own and loads the result. "own" is memory that belongs
-to the process (anonymous); mapped files come on top, but can be dropped by the system at any moment.
+as Hugging Face's), converts each in its own process and loads the result. "own" is the process's anonymous
+memory; mapped files come on top, but the system can drop them at any moment.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def report(results: dict, label: str, run: dict, base: float) -> None:
 
 
 def run(arguments: list[str]) -> dict:
-    """A Python process: its wall seconds, the peak of its own memory in MB (Linux), what it printed."""
+    """Run Python code in a process. Return seconds, peak anonymous memory in MB (Linux) and output."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     peak, done = [0.0], threading.Event()

@@ -1,8 +1,8 @@
-"""How the losses of the built-in voice fell: one panel a model, from the logs that training wrote.
+"""Plots the losses of the built-in voice, one panel per model, from the training logs.
 
     python -m benchmarks.losses [--logs benchmarks/training] [--output benchmarks/plots/losses.png]
 
-`--logs` is the `--out` of `python -m barklite.training`; of the built-in voice's, the logs are kept here.
+`--logs` is the `--out` of `python -m barklite.training`. The built-in voice's logs are in the repository.
 """
 
 import argparse
@@ -14,7 +14,7 @@ MODELS = ("semantic", "coarse", "fine", "decoder", "encoder")
 
 
 def logs(directory: Path) -> dict[str, list[dict[str, float]]]:
-    """The lines of each model's log. FileNotFoundError if there is none at all."""
+    """Return the lines of each model's log. FileNotFoundError if there is none."""
     found = {model: lines for model in MODELS if (lines := read_log(directory / model))}
     if not found:
         raise FileNotFoundError(f"{directory} holds no logs of training")
@@ -22,7 +22,7 @@ def logs(directory: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def draw(found: dict[str, list[dict[str, float]]], output: Path) -> None:
-    """Training and validation losses against the step; the decoder's validation is its spectral part."""
+    """Plot training and validation losses; the decoder's validation loss is the spectral part."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.6 * len(found), 2.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Loading time, time to the first audio, and memory: each system in a process of its own."""
+"""Measures loading time, time to first audio, and memory, each system in its own process."""
 
 import json
 import resource
@@ -19,7 +19,7 @@ from .step import prompt
 
 
 def child(asked: dict) -> dict:
-    """What a process of its own does: load, one job. Seconds; peak of everything resident, in MB."""
+    """Load and run one job, in a child process. Return seconds and peak resident memory in MB."""
     torch.set_num_threads(asked["threads"])
     start = time.perf_counter()
     if asked["system"] == "transformers":
@@ -50,7 +50,7 @@ def child(asked: dict) -> dict:
 
 
 def peak_bytes() -> int:
-    """The most that was resident of this process: on Linux `ru_maxrss` counts in the one it came from."""
+    """Return this process's peak resident memory. (On Linux `ru_maxrss` includes the parent's.)"""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -60,20 +60,20 @@ def peak_bytes() -> int:
 
 
 def cache_bytes(bark: Bark, asked: dict) -> int:
-    """Bytes of the larger of the two stages' caches for this work; one is in memory at a time."""
+    """Return the bytes of the larger of the two stages' caches; only one is in memory at a time."""
     t = bark.config.tokens
     coarse = min(t.coarse_steps(asked["tokens"]), t.max_coarse_history + t.coarse_window)
     largest = 0
     for name, answers in (("semantic", asked["tokens"] - 1), ("coarse", coarse)):
         positions = prompt(bark, name) + answers
         cache = bark.engine.new_cache(getattr(bark, name), 1, positions)
-        filled = positions / cache.keys.shape[3]  # memory is taken where something is written
+        filled = positions / cache.keys.shape[3]  # memory is only used once it is written
         largest = max(largest, round((cache.keys.nbytes + cache.values.nbytes) * min(1.0, filled)))
     return largest
 
 
 def measure(options: Namespace) -> dict:
-    """A process a variant, and one for transformers where it is a peer. Linux only for "own_mb"."""
+    """Measure each variant, and transformers if it is a peer. "own_mb" is for Linux only."""
     asked = {
         "tokens": options.tokens,
         "size": options.size,
@@ -97,7 +97,7 @@ def measure(options: Namespace) -> dict:
 
 
 def in_process(asked: dict) -> dict:
-    """`child` in a new process, and the peak of that process's own memory in MB."""
+    """Run `child` in a new process and add its peak anonymous memory in MB."""
     note(f"  in a process of its own: {asked['system']} {asked['format']}")
     text = json.dumps(asked | {"begin": time.time()})
     done = run(["-m", "benchmarks.memory", text])

@@ -1,10 +1,9 @@
-"""How near a reading comes to its source, and how natural it sounds, by numbers that barklite was not trained
-on.
+"""Measures the distance of a reading to its source and its naturalness, by numbers that were not training
+losses.
 
-The same sentence by two systems has other durations, so frames are first paired by dynamic time warping of
-their mel cepstra; then pitch and spectrum are compared pair by pair. The opinion score needs no source: it
-estimates the mean opinion score of listeners by Distill-MOS (Stahl and Gamper, 2025; its package holds the
-weights).
+Two systems speak a sentence with different durations, so frames are first paired by dynamic time warping of
+their mel cepstra; then pitch and spectrum are compared for each pair. The opinion score needs no source:
+Distill-MOS (Stahl and Gamper, 2025; its package has the weights) estimates listeners' mean opinion score.
 """
 
 import math
@@ -20,26 +19,26 @@ from scipy.signal import resample_poly
 from barklite.training.pitch import pitch
 from barklite.training.spectrum import mel
 
-RATE = 16_000  # at which everything is measured
+RATE = 16_000  # of all measurements
 HOP, WINDOW, BANDS, CEPSTRA = 160, 400, 40, 13  # 10 ms; the cepstra 1 to 13
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of one reading, every 10 ms: cepstra (T, CEPSTRA), f0 (T,) in Hz, 0 without a voice."""
+    """Features of a reading, every 10 ms: cepstra (T, CEPSTRA), f0 (T,) in Hz, 0 if unvoiced."""
 
     cepstra: np.ndarray
     f0: np.ndarray
 
 
 def at_rate(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """float32 at `RATE`."""
+    """Return float32 audio at `RATE`."""
     common = math.gcd(RATE, sample_rate)
     return resample_poly(audio.astype(np.float64), RATE // common, sample_rate // common).astype(np.float32)
 
 
 def features(audio: np.ndarray, sample_rate: int) -> Features:
-    """What is compared, of audio (samples,); its loudness does not count."""
+    """Compute the features of audio (samples,), independent of its loudness."""
     sound = at_rate(audio, sample_rate)
     sound = sound * (0.1 / max(float(np.sqrt(np.mean(sound**2))) if len(sound) else 0.0, 1e-6))
     T = len(sound) // HOP
@@ -54,8 +53,8 @@ def features(audio: np.ndarray, sample_rate: int) -> Features:
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Dynamic time warping (Sakoe and Chiba, 1978) of (T, C) and (S, C): the path with the least sum of
-    distances, pairs of places (n, 2), from the first pair to the last.
+    """Dynamic time warping (Sakoe and Chiba, 1978) of (T, C) and (S, C). Return the path with the smallest
+    sum of distances, as pairs of indices (n, 2).
     """
     distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
     T, S = distance.shape
@@ -80,10 +79,9 @@ def paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def compare(ours: list[Features], source: list[Features]) -> dict[str, float]:
-    """Over all sentences: the mel cepstral distortion in dB (over pairs); where both have a pitch, the
-    correlation of the logarithms and their root mean square difference in semitones, each sentence's mean
-    left out (a voice need not have its source's register); and the share of pairs in which one alone is
-    voiced.
+    """Compare all sentences. Return the mel cepstral distortion in dB; for pairs with both frames voiced, the
+    correlation of log F0 and its root mean square difference in semitones, without each sentence's mean (a
+    voice may have another register); and the share of pairs with only one frame voiced.
     """
     distortions, pitches, voiced = [], [], []
     for a, b in zip(ours, source, strict=True):
@@ -119,7 +117,7 @@ class Opinion:
 
     @torch.no_grad()
     def score(self, audio: np.ndarray, sample_rate: int) -> float:
-        """Of audio (samples,), 1 where there is none."""
+        """Score audio (samples,). 1 for empty audio."""
         sound = at_rate(audio, sample_rate)
         if not len(sound):
             return 1.0

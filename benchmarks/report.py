@@ -1,11 +1,11 @@
-"""Results as markdown tables."""
+"""Formats results as Markdown tables."""
 
 from . import ceiling
 from .systems import STAGES
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A markdown table, its columns aligned: the first to the left, the others to the right."""
+    """Format a Markdown table: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(row: list[str]) -> str:
@@ -17,24 +17,24 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def short(x: float) -> str:
-    """A number in about three digits."""
+    """Format a number with about three digits."""
     return f"{x:.3g}" if x < 100 else f"{x:.0f}"
 
 
 def median(values: dict | None) -> str:
-    """The median of a spread, or a dash."""
+    """Format the median of a spread, or a dash."""
     return short(values["median"]) if values else "-"
 
 
 def with_spread(values: dict) -> str:
-    """Median, and the extremes if there are several values."""
+    """Format the median, and the extremes if there are several values."""
     if values["n"] == 1:
         return short(values["median"])
     return f"{short(values['median'])} ({short(values['min'])}..{short(values['max'])})"
 
 
 def heading(result: dict) -> str:
-    """What was done, on which machine, and what that machine can do."""
+    """Describe the work, the machine and its limits."""
     work, memory = result["work"], result["ceiling"]["memory"]
     products = ", ".join(f"{k} {short(v / 1e9)}" for k, v in result["ceiling"]["products"].items())
     quick = " THE QUICK ONE: little work, one run each; for figures run without --quick." * result["quick"]
@@ -52,7 +52,7 @@ def heading(result: dict) -> str:
 
 
 def job_tables(result: dict) -> str:
-    """All tables of a job's result, with a line of explanation above each."""
+    """Format all tables of a job's result, each with a line of explanation."""
     systems, parts = result["systems"], []
     rows = []
     for name, one in systems.items():
@@ -104,7 +104,7 @@ def job_tables(result: dict) -> str:
 
 
 def memory_table(result: dict) -> list[str]:
-    """An explanation and a table of what processes of their own needed."""
+    """Format the result of `memory`."""
     rows = [
         [name, *(short(one[key]) if key in one else "-" for key in KEYS.values())]
         for name, one in result["systems"].items()

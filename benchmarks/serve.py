@@ -1,11 +1,11 @@
-"""Many clients at one `barklite serve`: latency, throughput, memory, and whether every answer is right.
+"""Load test of `barklite serve`: latency, throughput, memory, and whether every answer is right.
 
     python -m benchmarks.serve                          1 client, then 64, a minute each, the built-in voice
     python -m benchmarks.serve --clients 64 --hostile   beside clients that leave, stall or send bad bodies
 
-Each client asks again as soon as it has its answer, which is compared with what the same request gives alone,
-byte for byte. The server runs as a process of its own; its memory is what the system says it holds. Last a
-line of JSON.
+Each client sends its next request as soon as it has an answer. Answers are compared byte by byte with those
+of the same requests alone. The server runs in its own process, whose resident memory is measured. Prints a
+line of JSON at the end.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SENTENCES = ("Yes.", "How are you?", "The rain has stopped.", "We will meet at t
 
 
 def requests(voices: list[str], n: int) -> list[dict]:
-    """n bodies of one to three sentences, in every voice, each with a seed of its own."""
+    """Return n request bodies of one to three sentences, in all voices, with different seeds."""
     draw = random.Random(0)
     return [
         {
@@ -47,7 +47,7 @@ def requests(voices: list[str], n: int) -> list[dict]:
 
 
 def malformed(number: int) -> bytes:
-    """A body that is no request; each number gives another."""
+    """Return an invalid body, a different one for each number."""
     draw = random.Random(number)
     good = json.dumps({"input": "Hello.", "seed": number, "voice": "mine"}).encode()
     kinds = (
@@ -65,7 +65,7 @@ def malformed(number: int) -> bytes:
 
 @contextlib.contextmanager
 def server(options: list[str]):
-    """`barklite serve` at a free port: its address and process."""
+    """Start `barklite serve` on a free port. Yield its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host, port = free.getsockname()
@@ -81,13 +81,13 @@ def server(options: list[str]):
 
 
 def resident(pid: int) -> float:
-    """MB of memory that a process holds (Linux)."""
+    """Return a process's resident memory in MB (Linux)."""
     with open(f"/proc/{pid}/status") as file:
         return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1]) / 1024
 
 
 class Load:
-    """Clients of one server for a while, and what they saw."""
+    """Concurrent clients of a server, and their measurements."""
 
     def __init__(self, address: str, pid: int, cases: list[tuple[dict, bytes]]):
         self.address, self.pid, self.cases = address, pid, cases

@@ -1,4 +1,4 @@
-"""One step of one token, alone: its seconds, and the bytes that it must read."""
+"""Measures a step of one token: its seconds, and the bytes that it must read."""
 
 import time
 
@@ -14,23 +14,23 @@ STEPS = 100
 
 
 def prompt(bark: Bark, name: str) -> int:
-    """Positions before a stage's first answer: 257 for both causal stages of Suno's models."""
+    """Return the positions of a stage's prompt: 257 for both causal stages of Suno's models."""
     t = bark.config.tokens
     return t.n_prompt if name == "semantic" else t.n_coarse_semantic + 1
 
 
 def eligible(bark: Bark, name: str) -> slice:
-    """The ids whose logits a step of this stage needs: 10,001 semantic ones, or one codebook of 1024."""
+    """Return the ids whose logits a step needs: 10,001 semantic ones, or one codebook of 1024."""
     t = bark.config.tokens
     start, n = (0, t.semantic_eos + 1) if name == "semantic" else (t.semantic_vocab_size, t.codebook_size)
     return slice(start, start + n)
 
 
 def step_bytes(model: GPT, vocab: slice, filled: float, cache_itemsize: int) -> float:
-    """Bytes that one step cannot but read.
+    """Return the bytes that a step must read.
 
-    The weights of every block as stored, the head's rows in `vocab`, and the keys and values of `filled`
-    positions, `cache_itemsize` bytes a number. Embeddings and the last normalisation are a row each: nothing.
+    These are the stored weights of all blocks, the head's rows in `vocab`, and keys and values of `filled`
+    positions with `cache_itemsize` bytes per number. Embeddings and the last normalisation are negligible.
     """
     blocks = sum(tensor.nbytes for tensor in (*model.h.parameters(), *model.h.buffers()))
     head = sum(tensor[vocab].nbytes for tensor in (*model.lm_head.parameters(), *model.lm_head.buffers()))
@@ -39,9 +39,9 @@ def step_bytes(model: GPT, vocab: slice, filled: float, cache_itemsize: int) -> 
 
 @torch.no_grad()
 def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
-    """Seconds and bytes a step, the mean of `steps` behind a prompt as long as the stage's own.
+    """Return seconds and bytes per step, the mean of `steps` after a prompt of the stage's length.
 
-    name: "semantic" or "coarse". Sampling is included, and steps are run in the engine's chunks.
+    name: "semantic" or "coarse". Includes sampling. Steps run in the engine's chunks.
     """
     model, engine, vocab, before = getattr(bark, name), bark.engine, eligible(bark, name), prompt(bark, name)
     ids = torch.randint(vocab.start, vocab.stop, (1, before), generator=torch.Generator().manual_seed(0))
@@ -50,7 +50,9 @@ def bare_step(bark: Bark, name: str, steps: int = STEPS) -> dict[str, float]:
     width = vocab.stop - vocab.start
     sampler = TokenSampler(vocab.start, vocab.stop, SamplingConfig(0.7), "suno", width)
     noise = NoiseSource(torch.Generator(bark.device).manual_seed(0))
-    for _ in range(1 if bark.device.type == "cpu" else 2):  # the last counts: the first captures graphs
+    for _ in range(
+        1 if bark.device.type == "cpu" else 2
+    ):  # the first one captures graphs, the last one counts
         cache = engine.new_cache(model, 1, before + steps)
         engine.prefill(model, ids.to(bark.device), cache, [0])
         synchronize(bark.device)

@@ -1,4 +1,4 @@
-"""How cost grows as the work grows, and what each format costs: a plot each, as PNG."""
+"""Plots how cost grows with length, and the cost of each format."""
 
 import gc
 import time
@@ -14,13 +14,13 @@ from .systems import STAGES, Barklite
 
 SWEEPS = {"length": ("float32", "int8"), "dtype": systems.FORMATS}  # formats
 LENGTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of --tokens
-PATIENCE_S = 120.0  # a peer that took longer gets no larger work
+PATIENCE_S = 120.0  # seconds; a peer that took longer is not measured at larger points
 COLORS = ("#1b6ca8", "#d1495b", "#2e8b57", "#e0a030", "#6f4e9c", "#7f7f7f", "#17a2b8", "#8c564b")
 PEER = "#555555"
 
 
 def pyplot():
-    """matplotlib without a window. SystemExit, in a line, where it is missing."""
+    """Import matplotlib without a window. SystemExit if it is not installed."""
     try:
         import matplotlib
 
@@ -32,7 +32,7 @@ def pyplot():
 
 
 def run(options: Namespace) -> dict:
-    """Measure the sweep `options.sweep` and write `sweep_<name>.png`. Plain JSON types."""
+    """Measure the sweep `options.sweep` and write `sweep_<name>.png`. Return plain JSON types."""
     plt = pyplot()
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,18 +56,18 @@ def run(options: Namespace) -> dict:
 
 
 def length(options: Namespace) -> list[dict]:
-    """An eighth of `--tokens` to twice as many."""
+    """Sweep lengths from an eighth of `--tokens` to twice as many."""
     lengths = sorted({min(768, max(2, round(options.tokens * part))) for part in LENGTHS})
     return [{"tokens": tokens, "rows": 1} for tokens in lengths]
 
 
 def dtype(options: Namespace) -> list[dict]:
-    """The one job."""
+    """Compare formats at one length."""
     return [{"tokens": options.tokens, "rows": 1}]
 
 
 def makers(options: Namespace) -> dict[str, tuple[Callable, bool]]:
-    """What makes each system, and whether it is a peer; those that can only do one thing stay out."""
+    """Return a constructor of each system and whether it is a peer. Peers with a fixed job are left out."""
     config = getattr(BarkConfig, options.size)()
     peers = peers_of(options)
     peers.pop("bark.cpp", None)
@@ -79,7 +79,7 @@ def makers(options: Namespace) -> dict[str, tuple[Callable, bool]]:
 
 
 def measure(options: Namespace, points: list[dict]) -> dict:
-    """Each system in turn at every point, one system in memory at a time: medians of `options.repeats`."""
+    """Measure all systems at all points, one system in memory at a time: medians of `options.repeats`."""
     found = {}
     for name, (make, is_peer) in makers(options).items():
         note(f"making and warming up {name}")
@@ -104,7 +104,7 @@ def measure(options: Namespace, points: list[dict]) -> dict:
 
 
 def lines(axes, result: dict, x: Callable, y: Callable) -> None:
-    """A line a system; peers grey and dashed."""
+    """Return the line style of each system; peers are grey and dashed."""
     colors = iter(COLORS * 2)
     for name, one in result["systems"].items():
         style = dict(color=PEER, linestyle="--") if one["peer"] else dict(color=next(colors))
@@ -123,7 +123,7 @@ def tidy(axes) -> None:
 
 
 def draw_length(plt, result: dict):
-    """Seconds of the whole job and of its stages over semantic tokens."""
+    """Plot the seconds of the job and of its stages over semantic tokens."""
     figure, grid = plt.subplots(1, 4, figsize=(15, 4.6), layout="constrained")
     for axes, stage in zip(grid, ("whole", "semantic", "coarse", "fine"), strict=True):
         lines(axes, result, lambda p: p["tokens"], lambda p, s=stage: p["seconds"][s]["median"])
@@ -135,7 +135,7 @@ def draw_length(plt, result: dict):
 
 
 def draw_dtype(plt, result: dict):
-    """The whole job, stage by stage, a bar a system."""
+    """Plot the job as one bar per system, divided into stages."""
     found = result["systems"]
     figure, axes = plt.subplots(figsize=(10, 1.6 + 0.42 * len(found)), layout="constrained")
     names = list(found)
@@ -157,7 +157,7 @@ def draw_dtype(plt, result: dict):
 
 
 def titled(figure, title: str):
-    """The figure with a title, and room below for the machine's name."""
+    """Add a title, and the machine's description at the bottom."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.get_layout_engine().set(rect=(0.01, 0.05, 0.98, 0.94))
     return figure

@@ -1,9 +1,9 @@
-"""The systems that are measured, barklite in its formats and its peers, each told to do the same work.
+"""The measured systems: barklite in its formats, and its peers. All do the same work.
 
-A system has a `name`, `build_s` (seconds it took to make), `compile_s` (how many of them went into compiling)
-and `job(tokens, rows=1)`, which returns seconds: "semantic", "coarse", "fine" and "codec" where it has these
-stages, and "whole", with everything between them. Weights are random, at the released sizes: they cost the
-same time. No system ends a row early, none has a voice, all draw their tokens.
+A system has a `name`, `build_s` (seconds to create it), `compile_s` (its part spent compiling), and
+`job(tokens, rows=1)`, which returns the seconds of "semantic", "coarse", "fine" and "codec", if it has these
+stages, and of the "whole" job. Weights are random, at the released sizes, which cost the same time as trained
+ones. All systems sample, without a voice, and end no row early.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ TEXT = "x" * 200  # 200 tokens; every prompt is padded to 257 positions
 
 
 def work(config: BarkConfig, tokens: int) -> dict:
-    """What `tokens` semantic tokens lead to: tokens of each stage, frames, seconds of audio."""
+    """Return the work of `tokens` semantic tokens: tokens of each stage, frames, seconds of audio."""
     coarse = config.tokens.coarse_steps(tokens)
     frames = coarse // config.tokens.n_coarse
     audio = frames / config.tokens.frame_rate
@@ -33,17 +33,17 @@ def work(config: BarkConfig, tokens: int) -> dict:
 
 
 def options_of(format: str) -> dict:
-    """The options of `Bark.from_config` and `from_pretrained` that store the weights in `format`."""
+    """Return the options of `Bark.from_config` and `from_pretrained` for a weight format."""
     return {"dtype": format} if format in DTYPES else {"quantize": format}
 
 
 def label(format: str, compile: bool) -> str:
-    """A variant's name: "barklite int8 compiled"."""
+    """Return a variant's name, such as "barklite int8 compiled"."""
     return f"barklite {format}{' compiled' if compile else ''}"
 
 
 class Clock:
-    """Seconds between the ends of stages."""
+    """Measures the seconds of each stage."""
 
     def __init__(self, device: torch.device | str):
         self.device, self.seconds = device, {}
@@ -51,18 +51,18 @@ class Clock:
         self.begin = self.last = time.perf_counter()
 
     def end(self, stage: str) -> None:
-        """`stage` is done."""
+        """End `stage`."""
         synchronize(self.device)
         now = time.perf_counter()
         self.seconds[stage], self.last = now - self.last, now
 
     def total(self) -> dict[str, float]:
-        """All stages, and "whole"."""
+        """Return the seconds of all stages, and "whole"."""
         return {**self.seconds, "whole": self.last - self.begin}
 
 
 class Barklite:
-    """barklite with its weights in one format, its steps compiled or not."""
+    """barklite in one weight format, compiled or not."""
 
     def __init__(
         self, config: BarkConfig, format: str, compile: bool | CompileConfig, device: torch.device | str
@@ -76,7 +76,7 @@ class Barklite:
         self.seed, self.clips = 0, []  # of the last job
 
     def job(self, tokens: int, rows: int = 1) -> dict[str, float]:
-        """Seconds a stage (summed over rows) and in all for `rows` texts of `tokens` semantic tokens each."""
+        """Return seconds per stage, summed over rows, and in all for `rows` texts of `tokens` tokens."""
         config = GenerationConfig(max_semantic_tokens=tokens, min_eos_p=None)
         while True:
             seeds = list(range(self.seed, self.seed + rows))
@@ -87,21 +87,21 @@ class Barklite:
                 stages = {name: sum(clip.timings[name] for clip in clips) for name in STAGES}
                 self.clips = clips
                 return {**stages, "whole": clock.seconds["whole"]}
-            self.seed += rows  # these seeds drew an end (one token in 10,001): less work, so not counted
+            self.seed += rows  # a seed sampled the end (one of 10,001 ids), so it did less work: try others
 
     def weights_bytes(self) -> int:
-        """Bytes of all parameters and buffers."""
+        """Return the bytes of all parameters and buffers."""
         return weights_bytes(*(getattr(self.bark, name) for name in STAGES))
 
 
 def weights_bytes(*modules: torch.nn.Module) -> int:
-    """Bytes of the parameters and buffers of `modules`, each counted once."""
+    """Return the bytes of the parameters and buffers of `modules`, each counted once."""
     held = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
     return sum(tensor.nbytes for tensor in held.values())
 
 
 class Transformers:
-    """Hugging Face's implementation, its stages called one by one."""
+    """Hugging Face's implementation; the stages are called one by one."""
 
     def __init__(self, config: BarkConfig, dtype: str, device: torch.device | str):
         import transformers
@@ -121,7 +121,7 @@ class Transformers:
 
     @staticmethod
     def configuration(transformers, config: BarkConfig):
-        """Its BarkConfig for the sizes of ours."""
+        """Return its configuration with the sizes of `config`."""
 
         def sizes(model, vocabularies: tuple[int, int]) -> dict:
             return dict(
@@ -149,7 +149,7 @@ class Transformers:
 
     @torch.no_grad()
     def job(self, tokens: int, rows: int = 1) -> dict[str, float]:
-        """Seconds a stage and in all for a batch of `rows` texts of `tokens` semantic tokens each."""
+        """Return seconds per stage and in all, for a batch of `rows` texts of `tokens` semantic tokens."""
         ids = torch.randint(5, 1000, (rows, 256), device=self.device)
         drawn = dict(do_sample=True, temperature=0.7, top_k=None)
         known = dict(semantic_generation_config=self.semantic_config, codebook_size=self.codebook_size)
@@ -159,7 +159,7 @@ class Transformers:
             semantic_generation_config=self.semantic_config,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=tokens,
-            suppress_tokens=[self.semantic_config.eos_token_id],  # never the end
+            suppress_tokens=[self.semantic_config.eos_token_id],  # so that it never ends early
             **drawn,
         )
         clock.end("semantic")
@@ -181,12 +181,12 @@ class Transformers:
         return clock.total()
 
     def weights_bytes(self) -> int:
-        """Bytes of all parameters and buffers."""
+        """Return the bytes of all parameters and buffers."""
         return weights_bytes(self.model)
 
 
 class Suno:
-    """Suno's own package, `bark`, with its KV cache on. One row, float32."""
+    """Suno's package `bark` with its KV cache. One row, float32."""
 
     def __init__(self, config: BarkConfig, device: torch.device | str):
         from bark import generation
@@ -217,15 +217,15 @@ class Suno:
         self.build_s, self.compile_s = time.perf_counter() - start, 0.0
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """In place of the package's tokenizer, which it would download."""
+        """Replaces the package's tokenizer, which would be downloaded."""
         return [5 + ord(letter) for letter in text]
 
     def job(self, tokens: int, rows: int = 1) -> dict[str, float]:
-        """Seconds a stage and in all for one text of `tokens` semantic tokens."""
+        """Return seconds per stage and in all, for one text of `tokens` semantic tokens."""
         assert rows == 1, "Suno's package speaks one text at a time"
         bark = self.generation
         bark.models.update(self.models, text={"model": self.models["text"], "tokenizer": self})
-        limit = (tokens - 0.5) / self.rate  # the token that crosses the limit stays
+        limit = (tokens - 0.5) / self.rate  # the token that exceeds the limit is kept
         clock = Clock(self.device)
         semantic = bark.generate_text_semantic(
             TEXT, max_gen_duration_s=limit, allow_early_stop=False, silent=True, use_kv_caching=True
@@ -242,15 +242,15 @@ class Suno:
         return clock.total()
 
     def weights_bytes(self) -> int:
-        """Bytes of all parameters and buffers."""
+        """Return the bytes of all parameters and buffers."""
         return weights_bytes(*self.models.values())
 
 
 class BarkCpp:
-    """A bark.cpp binary, timed as a whole command, loading included.
+    """A bark.cpp binary, timed as a whole command including loading.
 
-    It has no option for how long to speak: "audio" is the seconds of audio that came out, and it is compared
-    by seconds a second of audio.
+    The length of its output cannot be set, so it is compared by seconds per second of audio; "audio" is the
+    seconds of audio that it wrote.
     """
 
     def __init__(self, binary: str, model: str):
@@ -258,7 +258,7 @@ class BarkCpp:
         self.build_s = self.compile_s = 0.0
 
     def job(self, tokens: int, rows: int = 1) -> dict[str, float]:
-        """Seconds of the command, and of the audio that it wrote."""
+        """Return the seconds of the command, and of the audio that it wrote."""
         from scipy.io import wavfile
 
         with tempfile.TemporaryDirectory() as folder:
@@ -274,10 +274,10 @@ class BarkCpp:
         return {"whole": clock.seconds["command"], "audio": len(audio) / rate}
 
     def weights_bytes(self) -> int:
-        """Bytes of the model file."""
+        """Return the bytes of the model file."""
         return Path(self.model).stat().st_size
 
 
 def installed(package: str) -> bool:
-    """Whether a peer's package can be imported."""
+    """Whether a peer's package is installed."""
     return importlib.util.find_spec(package) is not None

@@ -1,14 +1,14 @@
-"""Seconds of audio a second: batches of texts of uneven length, with and without refilled slots.
+"""Measures throughput on texts of uneven length, with and without refilled slots.
 
     python -m benchmarks.throughput                              bark-small, int8 and float32, 1 to 8 slots
     python -m benchmarks.throughput --formats int8 --plot DIR    and a plot
 
-Texts have 1/4 to 3 times `--tokens` semantic tokens, evenly in the logarithm, in random order. "refilled" is
-`generate_many`: as one text ends, the next begins. "static" is `generate_batch` of as many texts as there are
-slots, the next batch when the longest has ended; a row that has ended costs nothing more. In "padded" ones
-all rows are computed to the length of the longest, as batches commonly are. Weights are random. transformers,
-if it is installed, gets a batch of texts of one length, which suits it (it pads, too), and barklite the same,
-in turn. Last a line of JSON.
+Texts have 1/4 to 3 times `--tokens` semantic tokens, log-uniformly, in random order. "refilled" is
+`generate_many`: a new text starts when one ends. "static" is `generate_batch` with as many texts as slots;
+the next batch starts when the longest text has ended, and rows that have ended cost nothing. In "padded"
+batches all rows are computed to the longest length, which is common elsewhere. Weights are random. transformers, if
+installed, and barklite are compared on a batch of texts of equal length, because transformers pads. Prints a
+line of JSON at the end.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from .jobs import note, rounded
 from .report import table
 from .sweep import COLORS, pyplot, tidy, titled
 
-SPREAD = 0.25, 3.0  # the shortest and the longest text, of --tokens
-CHARACTER = 4  # semantic tokens that a character of a text stands for here
+SPREAD = 0.25, 3.0  # lengths of the shortest and longest text, relative to --tokens
+CHARACTER = 4  # semantic tokens per character of a text
 SETTINGS = GenerationConfig(min_eos_p=None)
 
 
 def texts_of(tokens: int, n: int) -> list[str]:
-    """n texts whose lengths say how long they are to be spoken, in an order that is always the same."""
+    """Return n texts, whose lengths determine their semantic tokens, in a reproducible random order."""
     lengths = np.geomspace(SPREAD[0] * tokens, SPREAD[1] * tokens, n)
     np.random.default_rng(0).shuffle(lengths)
     return ["x" * int(min(240, max(1, round(length / CHARACTER)))) for length in lengths]
@@ -47,7 +47,7 @@ def texts_of(tokens: int, n: int) -> list[str]:
 
 @contextlib.contextmanager
 def spoken_by_length() -> Iterator[None]:
-    """Texts end by their length: random weights do not know when to."""
+    """End texts by their length, because random weights do not predict the end."""
     start = SemanticStage.start
 
     def limited(stage, ids, *rest):
@@ -60,7 +60,7 @@ def spoken_by_length() -> Iterator[None]:
 
 
 def refilled(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
-    """`generate_many` with `size` slots: seconds, of sound and of each stage too."""
+    """Run `generate_many` with `size` slots. Return seconds: whole, of audio, of each stage."""
     requests = [Request(text, seed=seed) for seed, text in enumerate(texts)]
     with spoken_by_length():
         start, clips = time.perf_counter(), {}
@@ -70,7 +70,7 @@ def refilled(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
 
 
 def padded(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
-    """`static` with every row as long as the longest of its batch; only what was asked for is counted."""
+    """Run `static` with all rows as long as the longest of their batch, counting only the requested audio."""
     longest = [max(texts[i // size * size :][:size], key=len) for i in range(len(texts))]
     found = static(bark, longest, size)
     audio = sum(systems.work(bark.config, CHARACTER * len(text))["audio_s"] for text in texts)
@@ -78,7 +78,7 @@ def padded(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
 
 
 def static(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
-    """`generate_batch`, one after another: likewise."""
+    """Run `generate_batch` batch by batch. Return the same as `refilled`."""
     with spoken_by_length():
         start, clips = time.perf_counter(), []
         for i in range(0, len(texts), size):
@@ -89,7 +89,7 @@ def static(bark: Bark, texts: Sequence[str], size: int) -> dict[str, float]:
 
 
 def summed(clips: Sequence, seconds: float) -> dict[str, float]:
-    """Whole seconds, seconds of audio, their ratio, and what each stage took of them."""
+    """Return whole seconds, seconds of audio, their ratio, and the seconds of each stage."""
     audio = sum(clip.seconds for clip in clips)
     stages = {name: sum(clip.timings[name] for clip in clips) for name in systems.STAGES}
     decoding = stages["semantic"] + stages["coarse"]
@@ -106,7 +106,7 @@ KINDS = {"refilled": refilled, "static": static, "padded": padded}
 
 
 def peer_in_turn(options: argparse.Namespace, config: BarkConfig) -> dict:
-    """transformers and barklite, the same batch of texts of one length, in turn."""
+    """Compare transformers and barklite, in turn, on the same batch of texts of equal length."""
     rows, tokens = options.peer_rows, options.peer_tokens
     note("making and warming up transformers")
     peer = systems.Transformers(config, "float32", options.device)
@@ -134,7 +134,7 @@ def peer_in_turn(options: argparse.Namespace, config: BarkConfig) -> dict:
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Plain JSON types."""
+    """Measure. Return plain JSON types."""
     config = getattr(BarkConfig, options.size)()
     texts = texts_of(options.tokens, options.texts)
     result = {
@@ -167,7 +167,7 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def tables(result: dict) -> str:
-    """What was measured, as Markdown."""
+    """Format the result as Markdown."""
     rows = [
         [
             name,
@@ -194,7 +194,7 @@ def tables(result: dict) -> str:
 
 
 def draw(result: dict, folder: Path) -> Path:
-    """A plot of audio seconds a second over slots."""
+    """Plot seconds of audio per second over the number of slots."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     for color, (name, points) in zip(COLORS, result["systems"].items(), strict=False):

@@ -1,4 +1,4 @@
-"""One job under PyTorch's profiler, each stage a range of its own."""
+"""Profiles one job with PyTorch's profiler, with a range for each stage."""
 
 from argparse import Namespace
 
@@ -12,7 +12,7 @@ from .jobs import note, rounded, variants_of
 
 
 def run(options: Namespace) -> dict:
-    """Write the trace of one job of the first variant to `options.profile`, print where its time went."""
+    """Write the trace of one job of the first variant to `options.profile` and print a summary."""
     (format, compile), *others = variants_of(options)
     if others:
         note(f"tracing {systems.label(format, compile)}, the first of the variants")

@@ -1,9 +1,9 @@
-"""`compile=`: a faster engine for `generate`, applied from outside.
+"""Chooses the engine for `compile=`, and implements the one for `compile=True` on the CPU.
 
-On CUDA, and wherever a `CompileConfig` is given, that is `graphs`. `compile=True` on the CPU makes C++
-functions (PyTorch's AOTInductor) of one block, with weights and cache as arguments: its step for one token
-and, where products are of integers, its work on many rows (`many_rows`). Every layer of every model calls
-them, and they are kept on disk for the next process.
+On CUDA, and with a `CompileConfig`, the engine is that of `graphs`. `compile=True` on the CPU compiles one
+block to C++ functions (PyTorch's AOTInductor) with weights and cache as arguments: a step of one token and,
+with integer weights, many rows (`many_rows`). All layers of all models call the same functions, which are
+cached on disk.
 """
 
 import sys
@@ -27,7 +27,7 @@ from .quantize import linears, materialized
 
 
 def check_compile(compile: bool | CompileConfig, device: torch.device) -> None:
-    """ValueError unless steps can be compiled so for `device`, or need not be."""
+    """ValueError for a value of `compile=` that is wrong or does not work on `device`."""
     if not isinstance(compile, (bool, CompileConfig)):
         raise ValueError(f"compile is {compile!r:.99}; it must be True, False or a CompileConfig")
     if compile and device.type not in ("cpu", "cuda"):
@@ -42,9 +42,9 @@ def check_compile(compile: bool | CompileConfig, device: torch.device) -> None:
 def engine_for(
     semantic: GPT, coarse: GPT, fine: FineGPT, device: torch.device, compile: bool | CompileConfig = True
 ) -> Engine:
-    """The engine for these models on `device` that `compile` asks for; True is the fastest there is.
+    """Create the engine of these models for a true `compile`. True is the fastest engine of `device`.
 
-    What it has to compile it compiles now.
+    It compiles now, not at the first step.
     """
     models, config = [semantic, coarse], compile if isinstance(compile, CompileConfig) else None
     if device.type == "cpu" and config is None:
@@ -61,7 +61,7 @@ def engine_for(
 
 
 def block_tensors(block: nn.Module) -> list[Tensor]:
-    """A block's weights in the order in which its step takes them."""
+    """Return a block's weights in the order of `BlockStep`'s arguments."""
     products = [tensor for linear in linears(block) for tensor in tensors(linear)]
     return [block.ln_1.weight, block.ln_2.weight, *products]
 
@@ -73,15 +73,15 @@ def tensors(linear: nn.Module, rows: slice | None = None) -> tuple[Tensor, ...]:
 
 
 def row_product(linear: nn.Module) -> Callable:
-    """The product of a lone row with the weights of this kind of module."""
+    """Return the function that multiplies one row with the weights of such a module."""
     return quantize.Linear16.row if isinstance(linear, nn.Linear) else type(linear).row
 
 
 class BlockStep(nn.Module):
-    """`gpt.Block` for one token, in float32 between the products.
+    """`gpt.Block` for one token, with float32 activations.
 
-    Written so that a compiler makes one pass over each weight: products as sums, and what enters one is
-    stored first, not computed again for every output.
+    Written so that a compiler makes one pass over each weight: products are sums, and their inputs are stored
+    first, not recomputed for every output.
     """
 
     def __init__(self, block: nn.Module):
@@ -110,7 +110,7 @@ class BlockStep(nn.Module):
 
 
 class HeadStep(nn.Module):
-    """Final normalisation and head for one token: (D,) -> logits (V,) of the rows of weights it is given."""
+    """Final normalisation and head for one token: (D,) -> logits (V,), one per given row of the weights."""
 
     def __init__(self, model: GPT):
         super().__init__()
@@ -129,12 +129,12 @@ def normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class CompiledCPUEngine(Engine):
-    """On the CPU: steps of few rows, row by row, and blocks of many rows of integer weights, by compiled C++;
-    all else by the plain modules.
+    """The CPU's engine. Compiled code computes steps of few rows, row by row, and many rows of models with
+    integer weights; the plain modules compute everything else.
     """
 
     def __init__(self, models: list[GPT | FineGPT]):
-        """Compile for `models`, or load what an earlier process compiled. ValueError where that fails."""
+        """Compile for `models`, or load cached code. ValueError if it fails."""
         self.seconds = 0.0  # spent compiling
         self._steps: dict[GPT, tuple[Callable, Callable, torch.dtype]] = {}
         self._rows: dict[GPT | FineGPT, tuple[Callable, Callable]] = {}
@@ -144,8 +144,8 @@ class CompiledCPUEngine(Engine):
             self._prepare(model)
 
     def supports(self, model: nn.Module) -> bool:
-        """Whether all modules are barklite's own and unchanged: the compiled code reads their weights and
-        nothing else of them.
+        """Whether all modules are barklite's own and unchanged, because compiled code reads only their
+        weights.
         """
         if not isinstance(model, (GPT, FineGPT)):
             return True
@@ -156,8 +156,8 @@ class CompiledCPUEngine(Engine):
         )
 
     def _prepare(self, model: GPT | FineGPT) -> None:
-        """Compile for a model that is new, or whose weights have other dtypes or layouts than before: the
-        code reads memory as it was when it was compiled.
+        """Compile for a model that is new or whose weights have changed their dtypes or layouts, which are
+        constants in the compiled code.
         """
         layers = [tuple((t.shape, t.stride(), t.dtype) for t in block_tensors(b)) for b in model.h]
         kinds = [BlockStep(block).settings() for block in model.h]
@@ -180,7 +180,7 @@ class CompiledCPUEngine(Engine):
         self._kinds[model] = kind
 
     def _with_rows(self, model: GPT | FineGPT) -> GPT | FineGPT:
-        """`model` with blocks that compute many rows faster, where there are such."""
+        """Return `model` with compiled blocks for many rows, if it has them."""
         if model not in self._rows:
             return model
         other = copy(model)
@@ -197,7 +197,7 @@ class CompiledCPUEngine(Engine):
         return super().fine_logits(self._with_rows(model), codebook, codes, rows, vocab)
 
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
-        """The compiled step wants its own dtype, and strides that are longer than any row."""
+        """Create a cache. That of compiled steps has a dtype and strides of its own."""
         if rows > few_rows(model):
             return super().new_cache(model, rows, max_length)
         self._prepare(model)
@@ -213,7 +213,7 @@ class CompiledCPUEngine(Engine):
         return super().decode(model, ids, cache, samplers, noise, past, self._forward.get(cache, forward))
 
     def _forward_of(self, model: GPT, cache: KVCache) -> Callable:
-        """`GPT.forward` of one token a row, compiled, for a cache that stays where it is."""
+        """Return the compiled `GPT.forward` of one token per row. The cache must not move."""
         block_step, head_step, _ = self._steps[model]
         weights = [[t.detach() for t in block_tensors(block)] for block in model.h]
         norm = model.ln_f.weight.detach()
@@ -257,12 +257,12 @@ class CompiledCPUEngine(Engine):
 
 
 def step_cache(model: GPT, rows: int, dtype: torch.dtype) -> KVCache:
-    """A cache for compiled steps. Its strides are compiled in, so it has one length for all rows."""
+    """Create a cache for compiled steps, of a fixed length, because its strides are compiled in."""
     return KVCache(model.config, rows, model.config.block_size + 16, dtype=dtype)
 
 
 def few_rows(model: GPT) -> int:
-    """Rows up to which compiled steps, row by row, are faster than products with all rows (measured)."""
+    """Return the number of rows up to which compiled steps, row by row, are faster (measured)."""
     linear = linears(model.h[0])[0]
     if isinstance(linear, quantize.Linear16):
         return 8 if linear.weight.dtype == torch.float16 else 3
@@ -270,6 +270,6 @@ def few_rows(model: GPT) -> int:
 
 
 def cache_dtype(model: GPT) -> torch.dtype:
-    """float32 stays exact; beside smaller weights a float32 cache would be what a step mostly reads."""
+    """float32 for float32 weights, so that they stay exact; else bfloat16, because a step reads all of it."""
     plain = all(isinstance(linear, nn.Linear) for linear in linears(model.h[0]))
     return torch.float32 if plain else torch.bfloat16

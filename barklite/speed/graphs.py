@@ -1,7 +1,7 @@
-"""Compiled steps: the engine of `compile=CompileConfig(...)`, and of `compile=True` on CUDA.
+"""The engine for `compile=CompileConfig(...)` and for `compile=True` on CUDA: compiled and captured steps.
 
-A step runs from buffer to buffer and never waits for the device: it embeds the newest ids, runs the layers,
-samples, and writes what it made. So it can be one CUDA graph, where launches cost more than arithmetic.
+A step reads and writes fixed buffers and never waits for the device: it embeds the newest ids, runs the
+layers, samples, and stores the results. So it can be one CUDA graph, which saves launches.
 Axes: B rows, S positions of a bucket, H heads, d width of a head, D width, V vocabulary.
 """
 
@@ -33,18 +33,18 @@ from .quantize import is_unchanged
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """PyTorch's choice of kernel."""
+    """The kernel that PyTorch chooses."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def by_kernel(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """One of PyTorch's kernels, or an error."""
+    """The given kernel; RuntimeError if it does not support the input."""
     with sdpa_kernel(kernel):
         return sdpa(q, k, v, mask, positions)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """FlexAttention, which on CUDA splits the keys among the processors."""
+    """FlexAttention, which on CUDA splits the keys over the multiprocessors."""
     from torch.nn.attention.flex_attention import flex_attention
 
     def seen(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Te
 
 
 def decomposed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """Products as sums in float32, for a compiler to fuse with what stands around them."""
+    """Sums in float32 instead of products, which a compiler fuses with the surrounding operations."""
     scores = (q.float() * q.shape[-1] ** -0.5 * k.float()).sum(-1)[:, :, None]  # (B, H, 1, S)
     p = scores.masked_fill(~mask, -torch.inf).softmax(-1)
     return (p.mT * v.float()).sum(2, keepdim=True).to(v.dtype)
@@ -76,15 +76,16 @@ ATTENTION: dict[str, Callable[..., Tensor]] = {
 
 
 def row_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` as a sum, for a compiler to fuse with what stands around it."""
+    """`F.linear` as a sum, which a compiler fuses with the surrounding operations."""
     y = (x[..., None, :] * weight).sum(-1)
     return y if bias is None else y + bias
 
 
 def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable:
-    """Inductor, with a lone row's products as `row_product`. Its own setting for that,
-    `coordinate_descent_tuning`, also compiles dozens of variants of each kernel, one after the other: minutes
-    for a step.
+    """Backend for `torch.compile`: Inductor, with `row_product` for the products of a single row.
+
+    Inductor's own option for this, `coordinate_descent_tuning`, also compiles dozens of variants of each
+    kernel one by one, which takes minutes for a step.
     """
     from torch import _inductor
 
@@ -99,7 +100,7 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable:
 
 
 class StepBuffers(NamedTuple):
-    """What a step reads and writes beside keys and values, at fixed addresses."""
+    """The fixed buffers of a step, besides keys and values."""
 
     token: Tensor  # the newest id of each row, (rows,)
     positions: Tensor  # (rows,)
@@ -118,7 +119,7 @@ class StepBuffers(NamedTuple):
 
 
 def embed(model: GPT, token: Tensor, positions: Tensor, bucket: int) -> tuple[Tensor, Tensor]:
-    """Newest ids (B,) -> x (B, 1, D), and the mask of the bucket's positions (B, 1, 1, S)."""
+    """Embed the newest ids (B,). Return x (B, 1, D) and the mask of the bucket's positions (B, 1, 1, S)."""
     x = (model.wte(token) + model.wpe(positions))[:, None]
     return x, torch.arange(bucket, device=token.device) <= positions[:, None, None, None]
 
@@ -132,7 +133,7 @@ def layer(
     values: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """`block` for one token a row, x (B, 1, D): each row writes at its position and reads a whole bucket.
+    """Run `block` for one token per row, x (B, 1, D). Each row writes at its position and reads a bucket.
 
     keys, values: one layer of the cache, (B, H, block_size, d).
     """
@@ -149,7 +150,7 @@ def layer(
 
 
 def finish(model: GPT, sampler: TokenSampler, x: Tensor, buffers: StepBuffers) -> None:
-    """Head, sampling, and the writing of results for the first B rows; then all rows are one position on."""
+    """Compute logits, sample, store the results of the first B rows, and advance all positions."""
     B, index = len(x), buffers.index
     logits, noise = model.lm_head(model.ln_f(x), sampler.vocab)[:, -1], None
     if sampler.sampling.temperature != 0:
@@ -171,7 +172,7 @@ def run_step(
     buffers: StepBuffers,
     bucket: int,
 ) -> None:
-    """One step of as many rows as `layers`, keys and values a layer, have."""
+    """Run one step. layers: keys and values of each layer; they have the step's rows."""
     embed, layer, finish = parts
     positions = buffers.positions[: len(layers[0][0])]
     x, mask = embed(model, buffers.token[: len(positions)], positions, bucket)
@@ -181,7 +182,7 @@ def run_step(
 
 
 def fine_layers(model: FineGPT, x: Tensor, first: int) -> Tensor:
-    """Layers of the fine model, x (B, T, D) -> normalised (B, T - first, D)."""
+    """Run the fine model's layers, x (B, T, D) -> normalised (B, T - first, D)."""
     x = x + model.wpe(torch.arange(x.shape[1], device=x.device))
     for block in model.h[:-1]:
         x = block(x)
@@ -189,29 +190,29 @@ def fine_layers(model: FineGPT, x: Tensor, first: int) -> Tensor:
 
 
 def codec_layers(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """The codec's layers after the LSTM, (B, C, T) -> audio (B, hop * T)."""
+    """Run the codec's layers after the LSTM, (B, C, T) -> audio (B, hop * T)."""
     return layers(x).squeeze(1)
 
 
 def next_power_of_two(n: int) -> int:
-    """Smallest power of two >= n."""
+    """Return the smallest power of two >= n."""
     return 1 << (n - 1).bit_length()
 
 
 def padded_rows(codes: Tensor) -> Tensor:
-    """Repeat the last row up to a power of two, so that few batch sizes are captured."""
+    """Repeat the last row up to a power of two, to limit the number of captured batch sizes."""
     missing = next_power_of_two(len(codes)) - len(codes)
     return torch.cat((codes, codes[-1:].expand(missing, *codes.shape[1:]))) if missing else codes
 
 
 class StepEngine(Engine):
-    """Steps by `run_step`, compiled and on CUDA captured as `config` says.
+    """Runs `run_step`, compiled and, on CUDA, captured according to `config`.
 
-    The noise of a chunk of steps is drawn outside and read by index; the host checks for the end once a
-    chunk. Lengths are bucketed, and so are batch sizes (1, 2, 4, 8 ...): the first text that needs a bucket
-    captures it, in a fraction of a second. Layers are compiled once for a length and a batch size, those for
-    one row when the engine is made; sampling when its settings are first used. The layers of the fine model
-    and the codec are compiled and captured at their few shapes. Use it from one thread.
+    The noise of a chunk of steps is drawn outside the graph and read by index; the host checks for ended rows
+    once per chunk. Lengths and batch sizes (1, 2, 4, 8 ...) are bucketed; the first text that needs a bucket
+    captures its graph, in a fraction of a second. Layers are compiled once per bucket of lengths and batch
+    size: those for one row in the constructor, others and the sampling at first use. The fine model's layers
+    and the codec have few shapes, compiled and captured at first use. Not thread-safe.
     """
 
     start_step, frame_step = 128, 128  # first row of a fine window's result, frames of sound: likewise
@@ -245,20 +246,20 @@ class StepEngine(Engine):
         self.seconds = time.perf_counter() - start
 
     def supports(self, model: nn.Module) -> bool:
-        """Whether the modules whose forward a step replaces are barklite's own; those within may be any."""
+        """Whether the modules that a step replaces are barklite's own. Their submodules may be any."""
         if not isinstance(model, (GPT, FineGPT)):
             return type(model) is Codec and not {"forward", "decode", "embed"} & vars(model).keys()
         blocks = model.h if isinstance(model, GPT) else ()
         return all(map(is_unchanged, (model, *blocks, *(block.attn for block in blocks))))
 
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
-        """A pooled cache with at least `rows` rows, or a new one of the model's block size."""
+        """Return a pooled cache with at least `rows` rows, or a new one of the model's block size."""
         rows, pooled = next_power_of_two(rows), self._pooled.setdefault(model, [])
         pooled.sort(key=lambda cache: cache.keys.shape[1])
         for i, cache in enumerate(pooled):
             if cache.keys.shape[1] >= rows:
                 return pooled.pop(i)
-        for cache in pooled:  # a larger cache replaces them
+        for cache in pooled:  # the larger cache replaces them
             self._graphs = {key: graph for key, graph in self._graphs.items() if key[1] is not cache}
             del self._buffers[cache]
         pooled.clear()
@@ -268,13 +269,13 @@ class StepEngine(Engine):
         return cache
 
     def release(self, model: GPT, cache: KVCache) -> None:
-        """Return the cache to the pool; its graphs stay valid."""
+        """Return the cache to the pool, keeping its graphs."""
         assert not any(cache is other for other in self._pooled[model])
         cache.stale, cache.lengths = [cache.keys.shape[3]] * cache.keys.shape[1], []
         self._pooled[model].append(cache)
 
     def cache_bytes(self, model: GPT, max_length: int) -> int:
-        """Of the whole block size, and twice, because batch sizes are powers of two."""
+        """Return twice the bytes of the whole block size, because batch sizes are powers of two."""
         return 2 * super().cache_bytes(model, model.config.block_size)
 
     def decode(
@@ -294,14 +295,14 @@ class StepEngine(Engine):
         rows = next_power_of_two(B)  # the rows past B compute nothing of use
         lengths = torch.zeros(len(cache.stale), dtype=torch.long)
         lengths[:B] = torch.tensor(cache.lengths)
-        if self.device.type == "cuda":  # a copy from other memory would wait for the device
+        if self.device.type == "cuda":  # copies from pageable memory would wait for the device
             lengths = lengths.pin_memory()
         buffers.positions.copy_(lengths, non_blocking=True)
         buffers.token[:B].copy_(ids)
         buffers.index.zero_()
         if noise is not None:
             buffers.noise[:n, :B, : noise.shape[2]].copy_(noise)
-        state = buffers[:-1]  # not keys and values: a second run writes the same again
+        state = buffers[:-1]  # without keys and values, which a second run overwrites with the same
         for sampler in samplers:
             bucket = min(-(-(cache.length + 1) // self.bucket) * self.bucket, longest)
             step = partial(self._step, model, cache, sampler, rows, bucket)
@@ -311,7 +312,7 @@ class StepEngine(Engine):
         return tuple(each[:n, :B].clone() for each in (buffers.ids, buffers.ended, buffers.last_p))
 
     def _step(self, model: GPT, cache: KVCache, sampler: TokenSampler, rows: int, bucket: int) -> None:
-        """One step of the first `rows` rows."""
+        """Run one step of the first `rows` rows."""
         layers = list(zip(cache.keys[:, :rows], cache.values[:, :rows], strict=True))
         buffers = self._buffers[cache]
         self._run_step(self._parts, model, sampler, self._attention, layers, buffers, bucket)
@@ -331,12 +332,12 @@ class StepEngine(Engine):
 
     def synthesize(self, codec: Codec, codes: Tensor) -> Tensor:
         T = codes.shape[-1]
-        if T < 16:  # padding on the right changes what is shorter than the filters see (spec 6.2)
+        if T < 16:  # shorter than the receptive field, where padding changes the result (spec 6.2)
             return codec.decode(codes)
         self._forget_moved(codec)
         padded = padded_rows(F.pad(codes, (0, -T % self.frame_step), value=0))
 
-        def sound(codes: Tensor) -> Tensor:  # Dynamo takes no LSTM
+        def sound(codes: Tensor) -> Tensor:  # Dynamo does not support LSTMs
             return self._codec(codec.decoder[2:], codec.decoder[:2](codec.embed(codes)))
 
         out = self._call((codec, padded.shape), sound, padded)
@@ -345,7 +346,7 @@ class StepEngine(Engine):
     # --- compiling and capturing ----------------------------------------------------------------------------
 
     def _compiled(self, function: Callable) -> Callable:
-        """`function` by `torch.compile`, with code of its own: Dynamo counts compilations by code object."""
+        """Compile a copy of `function`, because Dynamo counts compilations per code object."""
         from torch._dynamo import config as dynamo
 
         wanted = self.config
@@ -360,7 +361,7 @@ class StepEngine(Engine):
         return dynamo.patch(recompile_limit=1024, accumulated_recompile_limit=4096)(fast)
 
     def _call(self, key: tuple, function: Callable, given: Tensor) -> Tensor:
-        """A captured function of one tensor: its result, which the next call overwrites."""
+        """Call the captured `function` of one tensor. The next call overwrites the result."""
         if key not in self._graphs:
             static = given.clone()
             outputs: list[Tensor] = []
@@ -377,11 +378,11 @@ class StepEngine(Engine):
     def _graph(self, key: tuple, function: Callable, state: Sequence[Tensor]) -> Callable:
         if key not in self._graphs:
             self._graphs[key] = self._captured(function, state)
-        self._graphs[key] = self._graphs.pop(key)  # the newest used is last, the next to go first
+        self._graphs[key] = self._graphs.pop(key)  # in order of last use; the first is the next to be dropped
         return self._graphs[key]
 
     def _captured(self, function: Callable, state: Sequence[Tensor] = ()) -> Callable:
-        """`function` as one launch. It is run before, as capturing demands; `state` is put back then."""
+        """Capture `function` as a CUDA graph, after warm-up runs that leave `state` as it is."""
         if self._stream is None:
             return function
         while len(self._graphs) >= self.most:
@@ -403,7 +404,7 @@ class StepEngine(Engine):
         return graph.replay
 
     def _forget_moved(self, model: nn.Module) -> None:
-        """Drop a model's graphs when its weights are no longer where they were captured (offload)."""
+        """Drop a model's graphs if its weights have moved since the capture (offload)."""
         where = tuple(t.data_ptr() for t in (*model.parameters(), *model.buffers()))
         if self._weights.setdefault(model, where) != where:
             self._weights[model] = where
@@ -411,9 +412,9 @@ class StepEngine(Engine):
 
     @torch.no_grad()
     def _warm_up(self, model: GPT) -> None:
-        """Compile the layers for every bucket now, not when a text first needs it."""
+        """Compile the layers for all buckets."""
         if model.wpe.weight.device.type != self.device.type:
-            return  # offloaded: its first stage compiles
+            return  # offloaded: compiled at first use
         cache = self.new_cache(model, 1, 0)
         buffers, sampler = self._buffers[cache], TokenSampler(0, 2, SamplingConfig(), "suno", 2)
         last = model.config.block_size

@@ -1,7 +1,7 @@
-"""Blocks for many rows of integer weights on the CPU, compiled: prompts and the fine model.
+"""Compiled blocks for many rows (prompts, the fine model) of models with integer weights on the CPU.
 
-Between two products of integers lie normalisation, GELU and rounding. Two functions, before and after the
-attention, compute each of these in one pass over the rows.
+Between two integer products there are normalisation, GELU and rounding. Two compiled functions, for the parts
+before and after the attention, fuse them into one pass over the rows.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from ..models.fine import FineGPT
 from ..models.gpt import GPT, Block, KVCache
 from .quantize import Linear4, Linear8, has_int8_products, linears
 
-PIECE = 1024  # rows that a compiled function is given at most
+PIECE = 1024  # maximal rows per call of a compiled function
 
 
 def has_rows(model: GPT | FineGPT) -> bool:
-    """Whether all products of many rows are of integers, which compiled functions compute faster."""
+    """Whether all of a model's products of many rows use integers."""
     products = [linear for block in model.h for linear in linears(block)]
     even = model.config.n_embd % Linear8.block == 0
     return even and has_int8_products() and all(isinstance(linear, (Linear8, Linear4)) for linear in products)
 
 
 def parts(model: GPT | FineGPT) -> list[tuple[nn.Module, tuple[Tensor, ...], tuple]]:
-    """What to compile for a model: modules, each with example arguments and which of their axes vary."""
+    """Return the modules to compile for a model, each with example arguments and their dynamic axes."""
     block, x, n = model.h[0], torch.zeros(96, model.config.n_embd), torch.export.Dim("rows", min=2)
     before, after = before_tensors(block), after_tensors(block)
     constant = (None, None)
@@ -82,7 +82,7 @@ class AfterAttention(nn.Module):
 
 
 class RowsBlock(nn.Module):
-    """A `gpt.Block` that computes many rows by compiled functions, around the attention of its own module."""
+    """A `gpt.Block` for many rows: compiled functions around the attention of its own module."""
 
     def __init__(self, block: Block, before: Callable, after: Callable):
         super().__init__()
@@ -100,14 +100,14 @@ class RowsBlock(nn.Module):
         x = x[:, rows].flatten(0, 1)
         if len(x) > Linear8.few:
             x = by_pieces(self.after, after_tensors(block), x, y)
-        else:  # the last position of a prompt
+        else:  # only the last position of a prompt
             x = x + attn.c_proj(y.float())
             x = x + block.mlp(block.ln_2(x))
         return x.unflatten(0, (B, -1))
 
 
 def by_pieces(function: Callable, weights: list[Tensor], *rows: Tensor) -> Tensor:
-    """Call `function` with at most PIECE rows at a time, which bounds the memory that it needs."""
+    """Call `function` on at most PIECE rows at a time, to limit its memory."""
     if len(rows[0]) <= PIECE:
         return function(*rows, *weights)
     pieces = zip(*(tensor.tensor_split(-(-len(tensor) // PIECE)) for tensor in rows), strict=True)
@@ -115,17 +115,17 @@ def by_pieces(function: Callable, weights: list[Tensor], *rows: Tensor) -> Tenso
 
 
 def before_tensors(block: nn.Module) -> list[Tensor]:
-    """A block's weights in the order in which `BeforeAttention` takes them."""
+    """Return a block's weights in the order of `BeforeAttention`'s arguments."""
     return [*norm_tensors(block.ln_1), *block.attn.c_attn.tensors()]
 
 
 def after_tensors(block: nn.Module) -> list[Tensor]:
-    """A block's weights in the order in which `AfterAttention` takes them."""
+    """Return a block's weights in the order of `AfterAttention`'s arguments."""
     _, *others = linears(block)
     return [*norm_tensors(block.ln_2), *(tensor for linear in others for tensor in linear.tensors())]
 
 
 def norm_tensors(norm: nn.Module) -> list[Tensor]:
-    """Weight and bias in float32; zeros if it has none, so that one compiled function serves all models."""
+    """Return weight and bias in float32; zeros for a missing bias, so that all models share a function."""
     weight = norm.weight.detach().float()
     return [weight, torch.zeros_like(weight) if norm.bias is None else norm.bias.detach().float()]

@@ -1,7 +1,7 @@
-"""Smaller weights, and for each format the kernels that are fast: put into a model from outside.
+"""Smaller weight formats, with the fastest kernels of each. `shrink` swaps a model's modules.
 
-On a CPU a step of one token reads every weight once and is bound by bytes; many rows (a prompt, the fine
-model) are bound by arithmetic. The two want different kernels, so each module here has both:
+On a CPU, a step of one token is limited by memory bandwidth, because it reads every weight once; many rows
+(a prompt, the fine model) are limited by arithmetic. So each module here has two kernels:
 
 | weights | one token | many rows |
 |---|---|---|
@@ -9,9 +9,9 @@ model) are bound by arithmetic. The two want different kernels, so each module h
 | int8, a scale an output | `_weight_int8pack_mm` | int8 by int8 |
 | int4, a scale for 32 inputs | `_weight_int4pack_mm_for_cpu` | expanded to int8; the fine model is int8 |
 
-Where integers are multiplied, each row of activations is rounded to int8 by its largest value. Between the
-products everything stays float32 there: activations, normalisation, the KV cache. Other devices compute in
-the caller's dtype, and int8 weights are expanded at every use.
+For integer products, each row of activations is rounded to int8, scaled by its largest value. On the CPU
+everything else stays float32: activations, normalisation, the KV cache. Other devices compute in the
+caller's dtype and dequantize int8 weights at every use.
 """
 
 import functools
@@ -32,12 +32,12 @@ SIXTEEN = (torch.float16, torch.bfloat16)
 def shrink(
     model: GPT | FineGPT, quantize: str | None, device: torch.device | str, table: Tensor | None = None
 ) -> None:
-    """Give a token model that is on the CPU the modules for running on `device`, in place.
+    """Replace the modules of a token model on the CPU, in place, by those for running on `device`.
 
-    quantize: "int8", "int4" or None, which leaves all as it is but for 16-bit weights on a CPU. The names of
-    the remaining parameters do not change. table: `wte.weight` as it lies in a mapped file, to be looked up
-    there, exact, where else a rounded copy would fill memory. ValueError for a format that the device has no
-    kernels for.
+    quantize: "int8", "int4", or None, which replaces only 16-bit weights on a CPU. The names of the remaining
+    parameters do not change. table: `wte.weight` in a memory-mapped file; its rows are read from there,
+    unrounded, instead of from a quantized copy in memory. ValueError for a format without kernels on this
+    device.
     """
     check_format(quantize, device)
     on_cpu = torch.device(device).type == "cpu"
@@ -48,7 +48,7 @@ def shrink(
         del model.wte
     _swap(model, quantize, on_cpu, isinstance(model, FineGPT))
     if quantize is not None:
-        for parameter in model.parameters():  # no view keeps the file mapped that the large weights came from
+        for parameter in model.parameters():  # copied, so that no view keeps the mapped file open
             parameter.data = parameter.data.clone()
     if quantize is not None and table is not None and on_cpu:
         model.wte = Embedding16(table)
@@ -63,7 +63,7 @@ def check_format(quantize: str | None, device: torch.device | str) -> None:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether weights were rounded to integers, so that the original ones are gone."""
+    """Whether the weights were rounded to integers."""
     return any(isinstance(module, (Linear8, Linear4, Embedding8)) for module in model.modules())
 
 
@@ -96,7 +96,7 @@ def _swap(module: nn.Module, quantize: str | None, on_cpu: bool, fine: bool) -> 
 
 def is_unchanged(module: nn.Module) -> bool:
     """Whether a module computes what its class did when barklite was imported. If not (a subclass, a replaced
-    method of the module or its class, a bias), code that only reads its weights would lose the change.
+    method, a bias), code that only reads its weights would ignore the change.
     """
     kind = type(module)
     return (
@@ -124,7 +124,7 @@ def _linear(child: nn.Linear, quantize: str | None, fine: bool) -> nn.Module:
     return Linear4(child.weight)
 
 
-# --- what this CPU is quick at ------------------------------------------------------------------------------
+# --- what this CPU computes fast ----------------------------------------------------------------------------
 
 
 @functools.cache
@@ -139,7 +139,7 @@ def has_int8_products() -> bool:
 
 
 def materialized(x: Tensor) -> Tensor:
-    """Force Inductor to materialise x, which it would otherwise compute again for each reader."""
+    """Make Inductor store x, which it would otherwise recompute for each use."""
     return torch.as_strided(x, x.shape, x.stride())
 
 
@@ -147,7 +147,7 @@ def _many(flat: Tensor, weight: Tensor) -> Tensor:
     """flat @ weight.T for many rows on the CPU, in the fastest dtype; float32 (rows, out)."""
     wide = wide_dtype()
     if weight.dtype == torch.float16 and wide == torch.bfloat16:
-        weight = weight.float()  # four times quicker by this way round
+        weight = weight.float()  # four times faster in this order
     return F.linear(flat.to(wide), weight.to(wide)).float()
 
 
@@ -157,7 +157,7 @@ def _many(flat: Tensor, weight: Tensor) -> Tensor:
 class Linear16(nn.Module):
     """Weights (out, in) in float16 or bfloat16; float32 in and out, on the CPU."""
 
-    few = 2  # rows up to which the product for one token is quicker
+    few = 2  # rows up to which the kernel for one token is faster
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -176,12 +176,12 @@ class Linear16(nn.Module):
         return _many(x, weight).to(x.dtype)
 
     def tensors(self, rows: slice = slice(None)) -> tuple[Tensor, ...]:
-        """What `row` reads, for the outputs in `rows`."""
+        """Return the arguments of `row` for the outputs in `rows`."""
         return (self.weight[rows],)
 
     @staticmethod
     def row(weight: Tensor, x: Tensor) -> Tensor:
-        """The product with one float32 row (in,), written for a compiler: one pass over the weights."""
+        """Multiply one float32 row (in,). Written so that a compiler makes one pass over the weights."""
         return (weight.float() * x).sum(-1)
 
 
@@ -191,7 +191,7 @@ class Head16(Linear16):
 
 
 class Embedding16(nn.Module):
-    """A table (V, D), in 16 bits or in a file, whose rows come out in float32."""
+    """An embedding table (V, D) in 16 bits, or in a mapped file. Returns float32 rows."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype | None = None):
         super().__init__()
@@ -201,7 +201,7 @@ class Embedding16(nn.Module):
         return F.embedding(ids, self.weight).float()
 
     def attend(self, x: Tensor, vocab: slice = slice(None)) -> Tensor:
-        """The table as a head: float32 logits of the ids in `vocab`."""
+        """Use the table as output head: float32 logits of the ids in `vocab`."""
         return Linear16.product(x, self.weight[vocab])
 
 
@@ -219,7 +219,7 @@ class Norm16(nn.Module):
 
 
 class Attention16(Attention):
-    """Attention of many rows in bfloat16, two heads at a time, as caches hold."""
+    """Attention of many rows in bfloat16, two heads at a time, which fit in the processor's cache."""
 
     heads, least = 2, 128
 
@@ -237,7 +237,7 @@ class Attention16(Attention):
             t.to(torch.bfloat16, memory_format=torch.contiguous_format).flatten(0, 1) for t in (q, k, v)
         )
         y = torch.empty_like(q)  # (B H, T, d)
-        # Causal rows come in pieces: none is multiplied with keys that lie behind the last of its piece.
+        # Causal rows are computed in pieces, each only with the keys up to its last row.
         pieces = 4 if causal else 1
         for start in range(0, T, step := -(-T // pieces)):
             rows = slice(start, min(start + step, T))
@@ -252,7 +252,7 @@ class Attention16(Attention):
 
 @functools.lru_cache(maxsize=16)
 def _causal(start: int, stop: int) -> Tensor:
-    """What queries start .. stop - 1 add to the scores of keys 0 .. stop - 1, (1, T, S)."""
+    """Return the additive causal mask of queries start .. stop - 1 and keys 0 .. stop - 1, (1, T, S)."""
     later = torch.ones(stop - start, stop, dtype=torch.bool).triu(start + 1)
     return torch.zeros(1, *later.shape, dtype=torch.bfloat16).masked_fill_(later, -torch.inf)
 
@@ -261,11 +261,11 @@ def _causal(start: int, stop: int) -> Tensor:
 
 
 class Linear8(nn.Module):
-    """Weights (out, in) in int8 with a scale an output."""
+    """Linear layer with int8 weights (out, in) and one scale per output."""
 
     few = 16
-    block = 16  # inputs: of any other number, PyTorch's kernels read past the end of the weights
-    piece = 256  # rows multiplied at a time: less memory for what lies between
+    block = 16  # inputs must be a multiple: otherwise PyTorch's kernels read past the end of the weights
+    piece = 256  # rows per product, to limit the memory of intermediate results
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -279,7 +279,7 @@ class Linear8(nn.Module):
     def product(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
         if x.device.type != "cpu":
-            if len(flat) == 1 and torch.compiler.is_compiling():  # read as bytes, never stored wider
+            if len(flat) == 1 and torch.compiler.is_compiling():  # fused: no dequantized weights
                 return self.row(weight, scale, flat[0].float()).to(x.dtype).view(*x.shape[:-1], -1)
             return F.linear(x, weight.to(x.dtype) * scale.to(x.dtype)[:, None])
         if weight.shape[1] % self.block:
@@ -295,17 +295,17 @@ class Linear8(nn.Module):
         return y.mul_(scale).to(x.dtype).view(*x.shape[:-1], len(scale))
 
     def tensors(self, rows: slice = slice(None)) -> tuple[Tensor, ...]:
-        """What `row` reads, for the outputs in `rows`."""
+        """Return the arguments of `row` for the outputs in `rows`."""
         return self.weight[rows], self.scale[rows]
 
     @staticmethod
     def row(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-        """The product with one float32 row (in,), written for a compiler: one pass over the weights."""
+        """Multiply one float32 row (in,). Written so that a compiler makes one pass over the weights."""
         return (weight.float() * x).sum(-1) * scale
 
     @staticmethod
     def rows(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-        """The product with many float32 rows (rows, in), as integers."""
+        """Multiply many float32 rows (rows, in) with integer arithmetic."""
         rounded, unit = integers(x)
         return torch._int_mm(rounded, weight.t()).float().mul_(unit).mul_(scale)
 
@@ -322,7 +322,7 @@ class Head8(Linear8):
 
 
 class Embedding8(nn.Module):
-    """A table (V, D) in int8 with a scale a row; the rows come out in `dtype`."""
+    """An embedding table (V, D) in int8 with one scale per row. Returns rows in `dtype`."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -339,11 +339,11 @@ class Embedding8(nn.Module):
 
 
 def round_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) -> uint8 (out, in / 32, 16) and scales (out, in / 32, 1), rounded to bfloat16 and
-    kept in float32, which a compiled step reads faster.
+    """Quantize (out, in) to uint8 (out, in / 32, 16) and scales (out, in / 32, 1). Scales are rounded to
+    bfloat16 but stored in float32, which a compiled step reads faster.
 
-    A weight is (n - 8) * scale, n from 0 to 15; the largest of its group becomes n = 0. A byte holds inputs i
-    (its low half) and i + 16 of a group.
+    A weight is (n - 8) * scale with n from 0 to 15; the largest of a group has n = 0. A byte has inputs i
+    (low half) and i + 16 of a group.
     """
     groups = weight.detach().float().unflatten(-1, (-1, GROUP))  # (out, in / 32, 32)
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
@@ -353,7 +353,7 @@ def round_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Linear4(nn.Module):
-    """Weights (out, in) in 4 bits, a scale for every 32 inputs of an output. For the CPU."""
+    """Linear layer with 4-bit weights (out, in) and one scale per 32 inputs of an output. CPU only."""
 
     few = 32
 
@@ -387,20 +387,20 @@ class Linear4(nn.Module):
         return torch.cat((weight & 15, weight >> 4), -1).float().sub_(8).mul_(scale).flatten(1)
 
     def _pack(self) -> tuple[Tensor, Tensor]:
-        """Weights and scales as PyTorch's kernel wants them; made when it is first used."""
+        """Return weights and scales in the layout of PyTorch's kernel, computed at first use."""
         n = torch.cat((self.weight & 15, self.weight >> 4), -1).flatten(1)
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(n.int(), 1)
-        scales = self.scale.bfloat16().squeeze(-1).t()  # (in / 32, out), and zero points, which are none
+        scales = self.scale.bfloat16().squeeze(-1).t()  # (in / 32, out), and zero points, all 0
         self._for_kernel = packed, torch.stack((scales, torch.zeros_like(scales)), -1).contiguous()
         return self._for_kernel
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """What `row` reads."""
+        """Return the arguments of `row`."""
         return self.weight, self.scale
 
     @staticmethod
     def row(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-        """The product with one float32 row (in,), written for a compiler: one pass over the weights."""
+        """Multiply one float32 row (in,). Written so that a compiler makes one pass over the weights."""
         n, x = weight.int(), x.view(-1, 2, GROUP // 2)
         less = materialized((x[:, 0] + x[:, 1]) * -8)  # once, instead of from every weight
         products = (n & 15).float() * x[:, 0] + ((n >> 4).float() * x[:, 1] + less)
@@ -408,12 +408,12 @@ class Linear4(nn.Module):
 
     @staticmethod
     def rows(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-        """The product with many float32 rows (rows, in), as integers: both are rounded to int8."""
+        """Multiply many float32 rows (rows, in) with integer arithmetic: rows and weights as int8."""
         rounded, unit = integers(Linear4.wide(weight, scale))
         return Linear8.rows(rounded, unit.flatten(), x)
 
 
-# The modules of a token model as it is built, and those that `shrink` may put into it.
+# The modules of a newly built token model, and those that `shrink` uses instead.
 PLAIN_MODULES = {nn.ModuleList, nn.Linear, nn.LayerNorm, GPT, FineGPT, Block, Attention, MLP, Embedding, Head}
 SMALL_MODULES = {Norm16, Attention16, Embedding16, Embedding8, Linear16, Linear8, Linear4, Head16, Head8}
 METHODS = {kind: _methods(kind) for kind in PLAIN_MODULES | SMALL_MODULES}
