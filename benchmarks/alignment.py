@@ -19,7 +19,7 @@ import numpy as np
 from scipy.signal import stft
 
 from barklite import Bark
-from barklite.analysis.align import align, typed, warp
+from barklite.analysis.align import align, warp, words_of
 from barklite.training.texts import HELD_OUT
 from barklite.validation import pick_device
 
@@ -41,7 +41,7 @@ def teacher(text: str, speaker: Speaker, bark: Bark) -> tuple[np.ndarray, np.nda
     sounds = [(start / rate, not name.startswith("_")) for start, name in speech.phonemes]
     sounds.append((len(speech.audio) / rate, False))
     begins = {first: start / rate for start, first in speech.words}
-    firsts, times = [first for _, first, *_ in typed(text)], []
+    firsts, times = [first for _, first, *_ in words_of(text)], []
     for first, following in zip(firsts, [*firsts[1:], None], strict=True):
         begin = begins.get(first, np.nan)
         end = sounds[-1][0] if following is None else begins.get(following, np.nan)

@@ -104,7 +104,7 @@ def measure(options: Namespace, points: list[dict]) -> dict:
 
 
 def lines(axes, result: dict, x: Callable, y: Callable) -> None:
-    """Return the line style of each system; peers are grey and dashed."""
+    """Plot one line per system; peers are grey and dashed."""
     colors = iter(COLORS * 2)
     for name, one in result["systems"].items():
         style = dict(color=PEER, linestyle="--") if one["peer"] else dict(color=next(colors))

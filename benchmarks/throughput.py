@@ -6,8 +6,8 @@
 Texts have 1/4 to 3 times `--tokens` semantic tokens, log-uniformly, in random order. "refilled" is
 `generate_many`: a new text starts when one ends. "static" is `generate_batch` with as many texts as slots;
 the next batch starts when the longest text has ended, and rows that have ended cost nothing. In "padded"
-batches all rows are computed to the longest length, which is common elsewhere. Weights are random. transformers, if
-installed, and barklite are compared on a batch of texts of equal length, because transformers pads. Prints a
+batches all rows are computed to the longest length, which is common elsewhere. Weights are random. If
+transformers is installed, both are compared on a batch of texts of equal length, because it pads. Prints a
 line of JSON at the end.
 """
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barklite import Bark, BarkConfig, GenerationConfig
-from barklite.analysis.align import typed, warp, word_spans, word_times
+from barklite.analysis.align import warp, word_spans, word_times, words_of
 from barklite.inspect import align, trace
 from barklite.text.tokenizer import Bytes, WordPiece
 from tests import builders
@@ -74,7 +74,7 @@ def test_a_staircase_is_found_again():
     ],
 )
 def test_typed_words(text, words):
-    assert [text[first:last] for _, first, last, _ in typed(text)] == words
+    assert [text[first:last] for _, first, last, _ in words_of(text)] == words
 
 
 def read(tokenizer, text: str) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 
 from barklite import Bark
 from barklite.__main__ import main
-from barklite.analysis.align import Word, typed
+from barklite.analysis.align import Word, words_of
 from barklite.analysis.subtitles import Segment, Transcript, as_json, cues, format_of, srt, vtt
 
 
@@ -21,7 +21,7 @@ def voice() -> Bark:
 def segment(text: str, start: float = 0.0, step: float = 0.5, gap: float = 0.0) -> Segment:
     """A text whose words take `step` seconds each, `gap` seconds apart."""
     words = []
-    for i, (_, first, last, _) in enumerate(typed(text)):
+    for i, (_, first, last, _) in enumerate(words_of(text)):
         begin = start + i * (step + gap)
         words.append(Word(text[first:last], begin, begin + step, first, last))
     return Segment(text, start, words[-1].end, words, 7, "eos")

@@ -541,8 +541,8 @@ def test_the_built_in_voices_steps(tmp_path, monkeypatch, capsys):
     """`voice`, on another corpus and for a step each: what is there is kept."""
     spoken_texts = []
 
-    def corpus(directory, lines, speakers, n_aloud, frames_a_unit, frame, processes):
-        spoken_texts.append((list(lines), n_aloud, frames_a_unit, frame))
+    def corpus(directory, lines, speakers, n_audio, frames_a_unit, frame, processes):
+        spoken_texts.append((list(lines), n_audio, frames_a_unit, frame))
         rows = [sounds.row(i, 50) for i in range(4)]
         with prepare.Writer(directory) as writer:
             for part in rows:
@@ -556,7 +556,7 @@ def test_the_built_in_voices_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(steps, "SETTINGS", quick)
     command = ("voice", "--out", tmp_path / "out", "--device", "cpu")
     assert run(*command) == 0
-    assert spoken_texts == [(["abcdefghijkl", texts.held_out()[0]], recipe.Recipe.n_aloud, 6, 320)]
+    assert spoken_texts == [(["abcdefghijkl", texts.held_out()[0]], recipe.Recipe.n_audio, 6, 320)]
     codes = (tmp_path / "out" / "data" / "codes.json").stat().st_mtime_ns
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'checkpoint'}\n"
     assert "prepared for other recordings" in error(capsys, *command)

@@ -580,7 +580,7 @@ def test_flite_speaks(speaker, flite):
     assert (
         np.median(np.abs(np.log(heard[0].numpy()[both] / decided[both]))) < 0.04
     )  # the rise is in the sound
-    rough = speak("are you there, my lion?", speaker, aloud=False)
+    rough = speak("are you there, my lion?", speaker, keep_audio=False)
     assert (rough.phones, rough.words) == (speech.phones, speech.words)
     assert np.array_equal(rough.f0, speech.f0)
     with pytest.raises(ValueError, match="flite has no voice 'xx'"):

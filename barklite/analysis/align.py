@@ -156,7 +156,7 @@ def warp(cost: np.ndarray, whole: bool = True) -> tuple[np.ndarray, np.ndarray]:
 # --- text tokens to written words ---------------------------------------------------------------------------
 
 
-def typed(text: str) -> list[tuple[int, int, int, int]]:
+def words_of(text: str) -> list[tuple[int, int, int, int]]:
     """Find the words of a text: (begin, first, last, end) for each.
 
     `text[begin:end]` includes the marks around a word, `text[first:last]` does not. A word has at least one
@@ -188,7 +188,7 @@ def word_spans(
     found by encoding the text from the word on, its last by encoding the text up to it. Words whose tokens
     cannot be separated share them. Words beyond `ids`, which may be truncated, are left out.
     """
-    n, words, full = len(ids), typed(text), encode(text)
+    n, words, full = len(ids), words_of(text), encode(text)
     begins, before = [], 0
     for begin, _, _, end in words:
         rest = encode(text[begin:])  # may differ from its encoding in context: `$5 million`

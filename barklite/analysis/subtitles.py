@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..storage import atomic
-from .align import Word, align, typed
+from .align import Word, align, words_of
 
 LINE = 42  # characters per line of subtitles; a cue has two lines
 LONGEST = 7.0  # seconds per cue
@@ -68,7 +68,7 @@ def format_of(path: str | os.PathLike) -> str:
 
 def cues(segment: Segment) -> list[list[tuple[Word, str]]]:
     """Group a segment's words into cues: lists of (word, its text with the marks and space around it)."""
-    runs = {first: (begin, end) for begin, first, _, end in typed(segment.text)}
+    runs = {first: (begin, end) for begin, first, _, end in words_of(segment.text)}
     found: list[list[tuple[Word, str]]] = []
     edges = [(runs[word.first], word) for word in segment.words]
     for ((begin, end), word), following in pairwise([*edges, None]):

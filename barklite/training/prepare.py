@@ -34,7 +34,7 @@ def prepare_voice(directory: Path, recipe: Recipe, processes: int | None = None)
         return
     texts = training_texts(recipe.wordnet, recipe.n_everyday, recipe.seed, held_out())
     processes = processes or os.cpu_count() or 1
-    n = write_corpus(directory / "data", texts, SPEAKERS, recipe.n_aloud, FRAMES_A_UNIT, 320, processes)
+    n = write_corpus(directory / "data", texts, SPEAKERS, recipe.n_audio, FRAMES_A_UNIT, 320, processes)
     n_text = train_tokenizer(directory / "tokenizer.model", texts)
     write_config(directory, voice_config(n_text, n, recipe.size))
 

@@ -113,14 +113,16 @@ class Flite:
         register.restype, register.argtypes = c_void_p, [c_void_p]
         return register(None)
 
-    def say(self, text: str, voice: str, aloud: bool = True) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
+    def say(
+        self, text: str, voice: str, keep_audio: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
         """Return int16 audio, f0, and segments: (phone, end in seconds, token index or -1, stressed).
 
-        aloud: if False, the audio is rough and takes half the time.
+        keep_audio: if False, the audio is rough and takes half the time.
         """
         lib, place = self._lib, self._voice(voice)
         features = ctypes.cast(place, POINTER(c_void_p))[1]
-        lib.flite_feat_set_int(features, b"mlsa_speed_param", 0 if aloud else _COARSEST)
+        lib.flite_feat_set_int(features, b"mlsa_speed_param", 0 if keep_audio else _COARSEST)
         utterance = lib.flite_synth_text(text.encode("ascii", "replace"), place)
         try:
             segments, tokens = [], []
@@ -139,7 +141,7 @@ class Flite:
             frames = track.contents.frames
             f0 = np.array([frames[i][0] for i in range(track.contents.num_frames)])
             higher = raised(text, segments, f0)
-            if aloud and (higher != f0).any():
+            if keep_audio and (higher != f0).any():
                 for i, value in enumerate(higher):
                     frames[i][0] = value
                 samples = self._again(features, track)
@@ -211,11 +213,11 @@ def raised(text: str, segments: list[tuple], f0: np.ndarray) -> np.ndarray:
     return result
 
 
-def speak(text: str, speaker: Speaker, aloud: bool = True) -> Speech | None:
+def speak(text: str, speaker: Speaker, keep_audio: bool = True) -> Speech | None:
     """Synthesise a text in the alphabet of the training texts. None if flite splits it into other words than
     spaces do, because then its phones cannot be assigned to words.
     """
-    samples, f0, segments = flite().say(text, speaker.voice, aloud)
+    samples, f0, segments = flite().say(text, speaker.voice, keep_audio)
     places = [match.start() for match in tokens_of(text)]
     spoken = [token for _, _, token, _ in segments]
     if not places or max(spoken, default=-1) + 1 != len(places):

@@ -28,18 +28,24 @@ def write_corpus(
     directory: Path,
     texts: Sequence[str],
     speakers: Sequence[Speaker],
-    n_aloud: int,
+    n_audio: int,
     frames_a_unit: int,
     frame: int,
     processes: int,
 ) -> int:
-    """Speak `texts`, with audio for the first `n_aloud`. Return the number of semantic ids.
+    """Speak `texts`, with audio for the first `n_audio`. Return the number of semantic ids.
 
     A unit is a phone with its pitch class. `units.json` lists the units, most frequent first. A semantic id
     is index of the unit * frames_a_unit + frame within the unit.
     """
     jobs = [
-        (texts[i : i + CHUNK], [speakers[j % len(speakers)] for j in range(i, i + CHUNK)], i, n_aloud, frame)
+        (
+            texts[i : i + CHUNK],
+            [speakers[j % len(speakers)] for j in range(i, i + CHUNK)],
+            i,
+            n_audio,
+            frame,
+        )
         for i in range(0, len(texts), CHUNK)
     ]
     with get_context("spawn").Pool(processes) as pool:
@@ -61,17 +67,19 @@ def write_corpus(
 
 def _spoken(job) -> list[tuple]:
     """Run one job. Return (text, speaker, int16 audio or None, [(unit, frame within it)], spans) per text."""
-    texts, speakers, first, n_aloud, frame = job
+    texts, speakers, first, n_audio, frame = job
     rows = []
     for i, (text, speaker) in enumerate(zip(texts, speakers, strict=False), start=first):
-        aloud = i < n_aloud
-        speech = speak(text, speaker, aloud)
+        keep_audio = i < n_audio
+        speech = speak(text, speaker, keep_audio)
         if speech is None:
             continue
         n = len(speech.audio) // frame
         audio = np.clip(np.round(speech.audio[: n * frame] * 32767), -32768, 32767).astype(np.int16)
         frames, which = framed(units(speech, speaker), n, frame / RATE)
-        rows.append((text, speaker.name, audio if aloud else None, frames, spans_of(text, speech, which)))
+        rows.append(
+            (text, speaker.name, audio if keep_audio else None, frames, spans_of(text, speech, which))
+        )
     return rows
 
 
