@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from barklite import Bark, BarkConfig, CompileConfig, GenerationConfig, SamplingConfig
@@ -279,6 +280,34 @@ def test_every_setting_gives_the_same_tokens(settings, tiny):
     assert same(*clips)
     assert np.allclose(*(clip.audio for clip in clips), atol=1e-5)
     torch._dynamo.reset()
+
+
+def test_products_of_one_row_are_sums(monkeypatch):
+    found = []
+
+    def kept(graph, inputs):
+        found.append(sum(node.target is graphs.row_product for node in graph.graph.nodes))
+        return graph.forward
+
+    monkeypatch.setattr(torch._inductor, "compile", kept)
+    weight, bias = torch.randn(8, 5), torch.randn(8)
+    for shape, sums in (((5,), 3), ((1, 1, 5), 3), ((2, 1, 5), 0), ((1, 2, 5), 0)):
+        x = torch.randn(shape)
+
+        def products(x):
+            named = F.linear(input=x, weight=weight)
+            return (
+                F.linear(x, weight),
+                F.linear(x, weight, bias),
+                F.linear(x, bias=bias, weight=weight),
+                named,
+            )
+
+        ours = torch.compile(products, backend=graphs.inductor, fullgraph=True, dynamic=False)(x)
+        assert found.pop() == sums
+        for one, other in zip(ours, products(x), strict=True):
+            assert one.shape == other.shape
+            assert torch.allclose(one, other, atol=1e-6)
 
 
 @needs_compiler

@@ -90,8 +90,10 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable:
     from torch import _inductor
 
     for node in graph.graph.nodes:
-        if node.target is F.linear and (x := node.args[0].meta["example_value"]).numel() == x.shape[-1]:
-            node.target = row_product
+        if node.target is F.linear and node.args:
+            x = node.args[0].meta["example_value"]
+            if x.numel() == x.shape[-1]:
+                node.target = row_product
     graph.recompile()
     return _inductor.compile(graph, inputs)
 
