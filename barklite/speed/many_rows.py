@@ -31,14 +31,10 @@ def parts(model: GPT | FineGPT) -> list[tuple[nn.Module, tuple[Tensor, ...], tup
     """Return the modules to compile for a model, each with example arguments and their dynamic axes."""
     block, x, n = model.h[0], torch.zeros(96, model.config.n_embd), torch.export.Dim("rows", min=2)
     before, after = before_tensors(block), after_tensors(block)
-    constant = (None, None)
+    fixed = [(None, None, (None,) * (len(weights) - 2)) for weights in (before, after)]  # norm, then products
     return [
-        (BeforeAttention(block), (x, *before), ({0: n}, *constant, (None,) * (len(before) - 2))),
-        (
-            AfterAttention(block),
-            (x, x.bfloat16(), *after),
-            ({0: n}, {0: n}, *constant, (None,) * (len(after) - 2)),
-        ),
+        (BeforeAttention(block), (x, *before), ({0: n}, *fixed[0])),
+        (AfterAttention(block), (x, x.bfloat16(), *after), ({0: n}, {0: n}, *fixed[1])),
     ]
 
 
