@@ -20,10 +20,13 @@ from scipy.signal import stft
 
 from barklite import Bark
 from barklite.analysis.align import align, warp, words_of
+from barklite.text.english import spell_out
+from barklite.training.recipe import SPEAKERS
+from barklite.training.speech import PAUSE, RATE, Speaker, flite, speak
 from barklite.training.texts import HELD_OUT
 from barklite.validation import pick_device
 
-from .espeak import SPEAKERS, Speaker, espeak, speak
+from . import natural
 from .intelligibility import BATCH, sentences
 from .jobs import note, rounded
 from .report import table
@@ -32,39 +35,37 @@ HOP = 0.01  # seconds between two spectra
 BANDS = 32
 
 
-def teacher(text: str, speaker: Speaker, bark: Bark) -> tuple[np.ndarray, np.ndarray]:
-    """Return the synthesiser's audio (samples,), and start and end of each typed word in seconds, (n, 2); nan
-    if it reads two words as one.
+def teacher(text: str, speaker: Speaker) -> tuple[np.ndarray, np.ndarray]:
+    """Return the synthesiser's audio (samples,), and start and end of each typed word in seconds, (n, 2).
+
+    ValueError if it reads other words than those typed.
     """
-    rate = bark.config.codec.sample_rate
-    speech = speak(text, speaker, rate, bark.config.codec.hop)
-    sounds = [(start / rate, not name.startswith("_")) for start, name in speech.phonemes]
-    sounds.append((len(speech.audio) / rate, False))
-    begins = {first: start / rate for start, first in speech.words}
-    firsts, times = [first for _, first, *_ in words_of(text)], []
-    for first, following in zip(firsts, [*firsts[1:], None], strict=True):
-        begin = begins.get(first, np.nan)
-        end = sounds[-1][0] if following is None else begins.get(following, np.nan)
-        inside = [
-            i for i, (start, sound) in enumerate(sounds) if begin - 1e-3 <= start < end - 1e-3 and sound
-        ]
-        known = (sounds[inside[0]][0], sounds[inside[-1] + 1][0]) if inside else (np.nan, np.nan)
-        times.append(known)  # without pauses around it
+    speech = speak(spell_out(text), speaker)
+    firsts = [first for _, first, *_ in words_of(text)]
+    if speech is None or [first for _, first in speech.words] != firsts:
+        raise ValueError(f"the synthesiser reads other words than those of {text!r}")
+    phones = [(start, name != PAUSE) for start, name in speech.phones]
+    phones.append((len(speech.audio) / RATE, False))
+    begins = [*(start for start, _ in speech.words), phones[-1][0]]
+    times = []
+    for begin, end in pairwise(begins):
+        inside = [i for i, (start, sound) in enumerate(phones) if begin <= start < end and sound]
+        times.append((phones[inside[0]][0], phones[inside[-1] + 1][0]))  # without pauses around it
     return speech.audio, np.array(times)
 
 
-def spectra(audio: np.ndarray, rate: int) -> np.ndarray:
-    """Return log spectra (T, BANDS) of loudness-normalised audio (samples,), one every `HOP` seconds."""
-    hop = round(HOP * rate)
+def spectra(audio: np.ndarray) -> np.ndarray:
+    """Return log spectra (T, BANDS) of loudness-normalised audio (samples,) at `RATE`, one every `HOP` s."""
+    hop = round(HOP * RATE)
     _, _, spectrum = stft(audio / max(np.abs(audio).max(), 1e-6), nperseg=4 * hop, noverlap=3 * hop)
     edges = np.geomspace(1, len(spectrum), BANDS + 1).astype(int)
     bands = [np.abs(spectrum[a : max(b, a + 1)]).mean(0) for a, b in pairwise(edges)]
     return np.log(np.array(bands).T + 1e-4)
 
 
-def carried(times: np.ndarray, source: np.ndarray, clip: np.ndarray, rate: int) -> np.ndarray:
-    """Map times in `source` to times in `clip`, in seconds."""
-    a, b = spectra(source, rate), spectra(clip, rate)
+def carried(times: np.ndarray, source: np.ndarray, clip: np.ndarray) -> np.ndarray:
+    """Map times in `source` to times in `clip`, in seconds. Both are audio at `RATE`."""
+    a, b = spectra(source), spectra(clip)
     cost = np.sqrt(((b[:, None] - a[None]) ** 2).mean(-1))  # (N, W)
     _, starts = warp(cost[None])
     at = np.arange(len(a)) * HOP
@@ -84,15 +85,13 @@ def measure(options: argparse.Namespace) -> dict:
         for clip in clips:
             found = align(bark, clip, voice)
             heads.update(f"{layer}.{head}" for layer, head in found.heads)
-            audio, times = teacher(clip.text, speakers[voice], bark)
+            audio, times = teacher(clip.text, speakers[voice])
             if len(times) != len(found.words):  # a clip that was cut
                 left_out += len(times)
                 continue
-            true = carried(times, audio, clip.audio, clip.sample_rate)
+            true = carried(times, audio, natural.at_rate(clip.audio, clip.sample_rate))
             errors.append(np.array([(word.start, word.end) for word in found.words]) - true)
         errors = np.concatenate(errors) if errors else np.zeros((0, 2))
-        left_out += int(np.isnan(errors).any(1).sum())
-        errors = errors[~np.isnan(errors).any(1)]
         note(f"{voice}: {len(errors)} words aligned")
         voices[voice] = {
             "words": len(errors),
@@ -156,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.voices = options.voices.split(",")
     try:
-        espeak()
+        flite()
         options.device = pick_device(options.device)
         options.texts = sentences(options.sentences)[: options.limit]
     except (ValueError, OSError) as error:

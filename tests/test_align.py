@@ -274,11 +274,11 @@ def test_times_are_carried_over_to_a_slower_sound():
 
 
 def test_the_words_of_the_built_in_voice_are_where_its_teacher_says_them(capsys):
+    from barklite.training.speech import flite
     from benchmarks.alignment import main
-    from benchmarks.espeak import espeak
 
     try:
-        espeak()
+        flite()
     except OSError as error:
         pytest.skip(str(error))
     main(["--limit", "4", "--voices", "low"])
