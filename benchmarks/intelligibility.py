@@ -4,6 +4,8 @@ source, and an estimated mean opinion score.
     python -m benchmarks.intelligibility              the built-in voice: 120 sentences, 2 speakers
     python -m benchmarks.intelligibility --limit 5    a quick look
     python -m benchmarks.intelligibility --plots DIR  and spectrograms of the first sentence
+    python -m benchmarks.intelligibility --sentences benchmarks/harder.txt
+                                                      40 with names, numbers and subordinate clauses
 
 Each speaker is measured as "source" (flite, the synthesiser that was the teacher), as "codec" (the source
 encoded and decoded), and as barklite in each weight format. None of the sentences is in a training text. The
@@ -42,11 +44,13 @@ from .systems import FORMATS
 
 BATCH = 8  # sentences spoken at a time
 RESAMPLES = 2000  # of the bootstrap
-COMPARED = {  # with the source, and the columns' titles
+RESOLUTION = 25  # Hz, of the spectrograms: a line at the frame rate stands apart
+NATURE = {  # the columns of the second table: all but the last are distances to the source
     "distortion_db": "mel cepstral distortion, dB",
     "pitch_correlation": "pitch: correlation",
     "pitch_rmse_semitones": "semitones off",
     "voicing_differs": "voicing differs",
+    "hum_db": "hum at the frame rate, dB",
 }
 
 
@@ -140,6 +144,7 @@ class Reading:
     system: str
     audio: list[np.ndarray]
     sample_rate: int
+    frame_rate: float
     work_s: float | None = None
     cut: int | None = None
 
@@ -168,6 +173,7 @@ def readings(options: argparse.Namespace, left_out: list[str]) -> Iterator[Readi
                 f"barklite {format}",
                 [clip.audio for clip in clips],
                 bark.config.codec.sample_rate,
+                bark.config.tokens.frame_rate,
                 time.perf_counter() - start,
                 sum(clip.finish_reason == "length" for clip in clips),
             )
@@ -190,12 +196,14 @@ def originals(bark: Bark, options: argparse.Namespace, left_out: list[str]) -> I
             left_out.append(f"source and codec of {voice}: no speaker of the recipe has this name")
             continue
         spoken = [said(text, speakers[voice]) for text in options.texts]
-        yield Reading(voice, "source", spoken, RATE)
+        frame_rate = bark.config.tokens.frame_rate
+        yield Reading(voice, "source", spoken, RATE, frame_rate)
         if bark.codec.encoder is not None:
             rate = bark.config.codec.sample_rate
             common = math.gcd(rate, RATE)
             codes = [bark.encode(resample_poly(one, rate // common, RATE // common)) for one in spoken]
-            yield Reading(voice, "codec", [bark.decode([one])[0].cpu().numpy() for one in codes], rate)
+            decoded = [bark.decode([one])[0].cpu().numpy() for one in codes]
+            yield Reading(voice, "codec", decoded, rate, frame_rate)
 
 
 def said(text: str, speaker: Speaker) -> np.ndarray:
@@ -232,6 +240,8 @@ def measure(options: argparse.Namespace) -> dict:
             scores = [opinion.score(audio, reading.sample_rate) for audio in reading.audio]
             found["opinion"] = with_interval(np.array(scores), np.ones(len(scores)))
         seen = [natural.features(audio, reading.sample_rate) for audio in reading.audio]
+        if not math.isnan(hum := natural.hum(seen, reading.frame_rate)):
+            found["hum_db"] = rounded(hum)
         if reading.system == "source":
             of_source[reading.voice], features[reading.voice] = errors, seen
         elif reading.voice in of_source:
@@ -270,7 +280,10 @@ def draw(title: str, panels: list[tuple[str, np.ndarray, str, int]]) -> "Picture
     picture, fonts = plot.Picture(figsize=(1 + 4.5 * len(panels), 4), layout="constrained"), plot.families()
     plain = dict(family=fonts, parse_math=False)
     picture.suptitle(plot.legible(title, fonts), **plain)
-    spectra = [plot.spectrogram(audio, sample_rate) for _, audio, _, sample_rate in panels]
+    spectra = [
+        plot.spectrogram(audio, sample_rate, round(sample_rate / RESOLUTION), sample_rate // 200)
+        for _, audio, _, sample_rate in panels
+    ]
     top = max([plot.QUIET_DB, *(level.max() for level, _ in spectra if level.size)])
     axes = picture.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for one, (system, _, heard, _), (level, extent) in zip(axes, panels, spectra, strict=True):
@@ -325,7 +338,7 @@ def in_words(result: dict) -> str:
                     f"{opinion['value']:.2f} ({opinion['low']:.2f} to {opinion['high']:.2f})"
                     if opinion
                     else "-",
-                    *(f"{one[key]:.2f}" if key in one else "-" for key in COMPARED),
+                    *(f"{one[key]:.2f}" if key in one else "-" for key in NATURE),
                 ]
             )
     header = [
@@ -342,7 +355,7 @@ def in_words(result: dict) -> str:
         f"Real-time factor: seconds of work a second of sound, in batches of {BATCH}. "
         "Cut: sentences that did not end by themselves.",
         table([*header, "audio s", "real-time factor", "cut"], words_wrong),
-        table(["voice, system", "opinion score, 95 %", *COMPARED.values()], nature),
+        table(["voice, system", "opinion score, 95 %", *NATURE.values()], nature),
         *(f"Left out: {reason}." for reason in result["left_out"]),
     ]
     return "\n\n".join(parts) + "\n"

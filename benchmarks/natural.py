@@ -21,14 +21,20 @@ from barklite.training.spectrum import mel
 
 RATE = 16_000  # of all measurements
 HOP, WINDOW, BANDS, CEPSTRA = 160, 400, 40, 13  # 10 ms; the cepstra 1 to 13
+LONG = 1280  # 80 ms: with a Hann window, a line is 25 Hz wide on either side
+HUM_FROM, HUM_TO = 300, 7000  # Hz
+QUIET = 0.003  # RMS of silence, where speech has 0.1
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a reading, every 10 ms: cepstra (T, CEPSTRA), f0 (T,) in Hz, 0 if unvoiced."""
+    """Features of a reading, every 10 ms: cepstra (T, CEPSTRA), f0 (T,) in Hz, 0 if unvoiced; and noise
+    (LONG / 2 + 1,), the power spectrum of its unvoiced windows.
+    """
 
     cepstra: np.ndarray
     f0: np.ndarray
+    noise: np.ndarray
 
 
 def at_rate(audio: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -43,13 +49,41 @@ def features(audio: np.ndarray, sample_rate: int) -> Features:
     sound = sound * (0.1 / max(float(np.sqrt(np.mean(sound**2))) if len(sound) else 0.0, 1e-6))
     T = len(sound) // HOP
     if not T:
-        return Features(np.zeros((0, CEPSTRA)), np.zeros(0))
+        return Features(np.zeros((0, CEPSTRA)), np.zeros(0), np.zeros(LONG // 2 + 1))
     whole = torch.from_numpy(sound[: T * HOP])[None]
     reach = (WINDOW - HOP) // 2
     padded = torch.nn.functional.pad(whole, (reach, WINDOW - HOP - reach))
     spectrum = torch.log(mel(padded, RATE, WINDOW, HOP, BANDS, WINDOW)[0].T + 1e-2).numpy()
     f0, _ = pitch(whole, RATE, HOP)
-    return Features(dct(spectrum, norm="ortho")[:, 1 : CEPSTRA + 1], f0[0].numpy())
+    return Features(
+        dct(spectrum, norm="ortho")[:, 1 : CEPSTRA + 1], f0[0].numpy(), unvoiced(sound, f0[0].numpy())
+    )
+
+
+def unvoiced(sound: np.ndarray, f0: np.ndarray) -> np.ndarray:
+    """Return the sum of the power spectra (LONG / 2 + 1,) of the windows with no voiced frame, each at the
+    same loudness; silent ones are left out.
+    """
+    total = np.zeros(LONG // 2 + 1)
+    for start in range(0, len(sound) - LONG + 1, LONG // 2):
+        window = sound[start : start + LONG]
+        if not f0[start // HOP : (start + LONG) // HOP].any() and np.mean(window**2) > QUIET**2:
+            power = np.abs(np.fft.rfft(window * np.hanning(LONG + 1)[:-1])) ** 2
+            total += power / power.sum()
+    return total
+
+
+def hum(readings: list[Features], frame_rate: float) -> float:
+    """Return how far the lines at multiples of the codec's frame rate (Hz) stand above the spectrum halfway
+    between them, in the noise of all readings: the mean in dB, 0 for none. NaN if nothing is unvoiced.
+    """
+    noise = sum((one.noise for one in readings), np.zeros(LONG // 2 + 1))
+    if not noise.any():
+        return math.nan
+    lines = np.arange(math.ceil(HUM_FROM / frame_rate), HUM_TO // frame_rate) * frame_rate
+    bins = np.arange(len(noise)) * RATE / LONG
+    at, below, above = (np.interp(lines + off, bins, noise) for off in (0, -frame_rate / 2, frame_rate / 2))
+    return float(np.mean(10 * np.log10(2 * at / (below + above))))
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Word errors of a voice: counted right, with honest intervals, by a recogniser without a memory."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +254,25 @@ def test_a_reading_and_its_source():
     other = natural.compare(noise, source)
     assert other == {} or (other["voicing_differs"] > 0.8 and other["distortion_db"] > 5)
     assert natural.compare([natural.features(np.zeros(0), rate)], source[:1]) == {}
+
+
+def test_hum():
+    """Lines at multiples of 50 Hz in noise are found, at their level, and not in speech without noise."""
+    rate, white = 16_000, np.random.default_rng(0).normal(size=10 * 16_000)
+
+    def hum(audio):
+        return natural.hum([natural.features(audio, rate)], 50)
+
+    assert abs(hum(white)) < 0.5
+    lines = sum(np.cos(2 * np.pi * 50 * k * np.arange(len(white)) / rate + k * k) for k in range(1, 160))
+    density = 1280 * np.mean(np.hanning(1280)) ** 2 / 4 / np.mean(np.hanning(1280) ** 2)
+    for level in (0.05, 0.2):
+        expected = 10 * np.log10(1 + level**2 * density)
+        assert hum(white + level * lines) == pytest.approx(expected, abs=0.6)
+    off = sum(np.cos(2 * np.pi * (50 * k + 25) * np.arange(len(white)) / rate + k * k) for k in range(1, 160))
+    assert hum(white + 0.2 * off) < -2
+    assert math.isnan(hum(voice(np.full(rate, 100.0), rate)))
+    assert math.isnan(natural.hum([natural.features(np.zeros(rate), rate)], 50))
 
 
 def test_opinions():
