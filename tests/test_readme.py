@@ -112,7 +112,7 @@ def test_the_first_command_speaks(place):
     done = run([sys.executable, "-m", *shlex.split(line)], place)
     assert "built-in voice" in done.stderr
     rate, samples = scipy.io.wavfile.read(place[0] / "hello.wav")
-    assert rate == 24_000
+    assert rate == 16_000
     assert len(samples)
 
 

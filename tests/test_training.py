@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -590,6 +591,7 @@ def test_semantic_examples_are_generations_prompts(tmp_path, monkeypatch):
     corpus, config = sounds.prepared(tmp_path), sounds.config()
     semantic, ids = Semantic(corpus, config, Bytes()), config.tokens
     texts = {tuple(corpus.semantic(i)): corpus.rows[i].text for i in range(len(corpus))}
+    monkeypatch.setattr(tokens, "JOINED", 1)
     for prompted in (0.0, 1.0):
         monkeypatch.setattr(tokens, "PROMPTED", prompted)
         text, history, rest, targets, spans = semantic.batch("train", 5, np.random.default_rng(0))
@@ -617,7 +619,8 @@ def test_semantic_examples_are_generations_prompts(tmp_path, monkeypatch):
 
 
 @torch.no_grad()
-def test_semantic_loss_is_of_what_generation_computes(tmp_path):
+def test_semantic_loss_is_of_what_generation_computes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "JOINED", 1)
     corpus, config = sounds.prepared(tmp_path), sounds.config()
     model = GPT(config.semantic)
     tokens.initialise(model, 0)
@@ -652,7 +655,43 @@ def test_rows_that_do_not_fit_the_semantic_model(tmp_path, capsys):
     assert "3 of 5 rows do not fit the model: left out" in capsys.readouterr().err
 
 
-def test_a_batch_holds_rows_of_about_one_length(tmp_path):
+def test_utterances_of_a_speaker_are_joined(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "PROMPTED", 1.0)
+    with writer_in(tmp_path) as writer:
+        for i in range(12):
+            semantic = np.full(3 + i % 5, i)
+            spans = np.full((len(semantic), 2), (0, 1))
+            writer.add(f"{chr(97 + i)}{'?' if i % 3 else 'x'}", "ab"[i % 2], semantic=semantic, spans=spans)
+    corpus = prepare.corpus_of(tmp_path)
+    semantic, rng = Semantic(corpus, sounds.config(), Bytes()), np.random.default_rng(0)
+    rows = {corpus.rows[i].text: i for i in semantic.rows["train"]}
+    counts = []
+    for _ in range(60):
+        batch = [part.numpy() for part in semantic.batch("train", 12, rng)]
+        counts.append(len(batch[0]))
+        for text, history, rest, targets, spans in zip(*batch, strict=True):
+            said = bytes((text[text < 269] - 13).tolist()).decode()
+            group = [rows[part] for part in re.findall(r"\w[x?]", said)]
+            assert said == "".join(
+                f"{corpus.rows[i].text}{'' if i == group[-1] else ' ' if i % 3 else '. '}" for i in group
+            )
+            assert 1 <= len(group) == len(set(group)) <= 12 // len(batch[0])
+            assert len({corpus.rows[i].speaker for i in group}) == 1
+            expected = np.concatenate([corpus.semantic(i) for i in group])
+            N = len(expected)
+            assert targets[: N + 1].tolist() == [*expected, 12]
+            assert rest[1 : N + 1].tolist() == expected.tolist()
+            first = [said.index(corpus.rows[i].text) for i in group for _ in range(corpus.rows[i].semantic)]
+            assert spans[:N].tolist() == [[at, at + 1] for at in first]
+            assert (spans[N:] == -1).all()
+            heard = {int(history[0])} - {12}
+            assert not heard & set(group)
+    assert set(counts) == {12, 6, 4}
+    assert {len(one[0]) for one in (semantic.batch("validation", 12, rng) for _ in range(9))} == {12}
+
+
+def test_a_batch_holds_rows_of_about_one_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "JOINED", 1)
     with writer_in(tmp_path) as writer:
         for i in range(79):
             writer.add("x", semantic=np.full(i + 1, 1))
@@ -834,7 +873,8 @@ def windows_of(codes: np.ndarray, n: int) -> list[list[int]]:
     return np.lib.stride_tricks.sliding_window_view(codes, n).tolist()
 
 
-def test_prompts_are_of_the_same_speaker(tmp_path):
+def test_prompts_are_of_the_same_speaker(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "JOINED", 1)
     corpus, config = uneven(tmp_path, sounds.SMALL)
     coarse, rng = Coarse(corpus, config), np.random.default_rng(0)
     picked = [coarse.before(0, rng) for _ in range(400)]
@@ -852,7 +892,8 @@ def test_prompts_are_of_the_same_speaker(tmp_path):
         assert before[i] == {(12,) * 16, tuple(corpus.semantic(j)[-16:].tolist())}
 
 
-def test_the_shortest_and_longest_rows_are_drawn_like_others(tmp_path):
+def test_the_shortest_and_longest_rows_are_drawn_like_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "JOINED", 1)
     with writer_in(tmp_path) as writer:
         for i in range(79):
             writer.add("x", semantic=np.full(i + 1, 1))

@@ -29,6 +29,7 @@ PROMPTED = 0.7  # share of examples with another utterance as history
 NOISE = 0.2  # share of coarse history replaced by random codes, to simulate errors of generation
 AGAIN = 0.5  # share of correct codes where a fine window overlaps the previous one
 GUIDE = 0.2  # weight of the attention guide
+JOINED = 3  # most utterances in a semantic example
 VALIDATED = 64  # minimal number of validation examples
 
 
@@ -81,6 +82,10 @@ class Examples:
 class Semantic(Examples):
     """Examples [text + history][infer][semantic tokens, end] (spec 4.1).
 
+    The examples of a training batch have one, two or three utterances of a speaker, as far as they fit: long
+    texts are rare, but their positions must be learned, too. There are as many fewer of them, because the
+    text's positions take the same time whether they are used or not.
+
     Skips rows that do not fit the model: without text ids, or with too many text ids or semantic tokens.
     ValueError if none is left to train on.
     """
@@ -112,25 +117,55 @@ class Semantic(Examples):
         tokens, rows = self.config.tokens, self.rows[which]
         near = min(len(rows), 8 * n)
         start = np.clip(rng.integers(len(rows)) - near // 2, 0, len(rows) - near)
-        picked = rng.choice(rows[start : start + near], n)
-        lengths = [self.corpus.rows[i].semantic for i in picked]
+        near_rows, parts = rows[start : start + near], int(rng.integers(JOINED)) + 1
+        n, parts = (n, 1) if which == "validation" else (-(-n // parts), parts)
+        picked = [self.joined(int(i), parts, near_rows, rng) for i in rng.choice(near_rows, n)]
+        lengths = [sum(self.corpus.rows[i].semantic for i in group) for group, _, _ in picked]
         text = np.full((n, tokens.n_text), tokens.text_pad)
         history = np.full((n, tokens.n_semantic_history), tokens.semantic_eos)
         rest = np.full((n, 1 + max(lengths)), tokens.semantic_infer)
         targets = np.full(rest.shape, IGNORE)
         spans = np.full((*rest.shape, 2), -1)
-        for b, (i, N) in enumerate(zip(picked, lengths, strict=True)):
-            semantic = self.corpus.semantic(i)
-            text[b, : len(self.texts[i])] = self.texts[i]
+        for b, ((group, ids, starts), N) in enumerate(zip(picked, lengths, strict=True)):
+            text[b, : len(ids)] = ids
+            semantic = np.concatenate([self.corpus.semantic(i) for i in group])
             rest[b, 1 : N + 1] = semantic
             targets[b, :N], targets[b, N] = semantic, tokens.semantic_eos
-            given = self.corpus.spans(i)
-            if given is not None:
-                spans[b, :N] = given
-            if (voice := self.before(int(i), rng)) is not None:
+            at = 0
+            for i, first in zip(group, starts, strict=True):
+                given, end = self.corpus.spans(i), at + self.corpus.rows[i].semantic
+                if given is not None:
+                    spans[b, at:end] = given.astype(np.int64) + first
+                at = end
+            if (voice := self.before(group[0], rng)) is not None and voice not in group:
                 said = self.corpus.semantic(voice)[-tokens.n_semantic_history :]
                 history[b, : len(said)] = said
         return tuple(torch.from_numpy(array) for array in (text, history, rest, targets, spans))
+
+    def joined(
+        self, i: int, parts: int, others: list[int], rng: np.random.Generator
+    ) -> tuple[list[int], np.ndarray, list[int]]:
+        """Join row i and up to `parts` - 1 of `others`, of the same speaker. Return the rows, the ids of the
+        whole text, and the index of each row's first id in it.
+        """
+        tokens, rows = self.config.tokens, self.corpus.rows
+        group, text, ids, starts = [i], rows[i].text, self.texts[i], [0]
+        if parts > 1:
+            same = [j for j in others if rows[j].speaker == rows[i].speaker]
+        for j in rng.choice(same, parts - 1).tolist() if parts > 1 else ():
+            longer = f"{text}{' ' if text[-1] in '.?!' else '. '}{rows[j].text}"
+            whole = np.array(self.tokenizer.encode(longer)) + tokens.text_offset
+            first = len(whole) - len(self.texts[j])
+            length = sum(rows[k].semantic for k in (*group, j))
+            if (
+                j not in group
+                and len(whole) <= tokens.n_text
+                and length < self.config.max_semantic_tokens
+                and np.array_equal(whole[: len(ids)], ids)
+                and np.array_equal(whole[first:], self.texts[j])
+            ):
+                group, text, ids, starts = [*group, j], longer, whole, [*starts, first]
+        return group, ids, starts
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's loss, the logits of the semantic tokens (B, 1 + N, V) and their targets."""
