@@ -401,8 +401,8 @@ def test_loss_falls(name, corpus):
         "semantic": {"loss", "accuracy", "guide", "validation_loss", "validation_accuracy"},
         "coarse": {"loss", "accuracy_0", "accuracy_1", "validation_loss", "validation_accuracy_0",
                    "validation_accuracy_1"},
-        "fine": {"loss", "accuracy_2", "accuracy_3", "validation_loss", "validation_accuracy_2",
-                 "validation_accuracy_3"},
+        "fine": {"loss", "distance", "accuracy_2", "accuracy_3", "validation_loss", "validation_distance",
+                 "validation_accuracy_2", "validation_accuracy_3"},
         "decoder": {"loss", "spectral", "waveform", "validation_spectral_2", "validation_spectral_4"},
         "encoder": {"loss", "validation_loss"},
     }  # fmt: skip
@@ -808,6 +808,24 @@ def test_codes_shorter_than_the_semantic_tokens_say(tmp_path):
     windows = {len(coarse.example(1, None, Chosen(window))) for window in range(6)}
     assert coarse.example(1, None, Chosen(5))[17:] == [17, 25] * 12 + [17, 25]  # 62 ids: 24, and the last 2
     assert max(windows) == 17 + 24 + 12
+
+
+def test_expected_distance_of_fine_codes():
+    books = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    between = tokens.distances(books)
+    squares = [[float((books[1][i] - books[1][j]).square().sum()) for j in range(4)] for i in range(4)]
+    mean = sum(map(sum, squares)) / 16
+    assert torch.allclose(between[1], torch.tensor(squares) / mean, atol=1e-5)
+    assert torch.allclose(between.mean((1, 2)), torch.ones(2))
+    targets = torch.tensor([[2, IGNORE, 0]])
+    sure = torch.full((1, 3, 5), -100.0)
+    sure[0, 0, 3] = sure[0, 1, 1] = sure[0, 2, 2] = 0.0
+    sure[..., 4] = 1000.0  # the padding id, which is no code
+    wanted = (between[1][2, 3] + between[1][0, 2]) / 2
+    assert torch.isclose(tokens.expected(sure, targets, between[1]), wanted)
+    unsure = tokens.expected(torch.zeros(1, 3, 5), targets, between[1])
+    assert torch.isclose(unsure, (between[1][2].mean() + between[1][0].mean()) / 2)
+    assert tokens.expected(sure.roll(1, 2), targets, torch.zeros(4, 4)) == 0
 
 
 def fine_requests(corpus, config, i: int, j: int | None) -> list[tuple[int, int, torch.Tensor]]:

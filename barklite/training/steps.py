@@ -143,8 +143,10 @@ def train(
         codec_training.train_encoder(corpus, config, run)
     elif name == "semantic":
         tokens.Semantic(corpus, config, tokenizer_of(directory, config)).train(run)
+    elif name == "coarse":
+        tokens.Coarse(corpus, config).train(run)
     else:
-        {"coarse": tokens.Coarse, "fine": tokens.Fine}[name](corpus, config).train(run)
+        tokens.Fine(corpus, config).train(run, codebooks(directory, config, machine)[0].codebooks)
 
 
 # --- export -------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ NOISE = 0.2  # share of coarse history replaced by random codes, to simulate err
 AGAIN = 0.5  # share of correct codes where a fine window overlaps the previous one
 GUIDE = 0.2  # weight of the attention guide
 JOINED = 3  # most utterances in a semantic example
+DISTANCE = 10.0  # weight of the distance between fine codes' vectors
 VALIDATED = 64  # minimal number of validation examples
 
 
@@ -355,7 +356,12 @@ class Coarse(Examples):
 
 @dataclass
 class Fine(Examples):
-    """Examples of a window of all codebooks; of the one to predict, only the history is given (spec 4.3)."""
+    """Examples of a window of all codebooks; of the one to predict, only the history is given (spec 4.3).
+
+    The loss is the model's own, and the expected squared distance between the vectors of predicted and true
+    code. Fine codes are what the coarse ones left over, and can hardly be predicted: without the second part
+    the likeliest one is as far from the truth as any, and the audio is worse with it than without.
+    """
 
     @cached_property
     def rows(self) -> dict[str, list[int]]:
@@ -397,28 +403,35 @@ class Fine(Examples):
             targets[b, fill:T] = row[codebook, fill:]
         return torch.from_numpy(codes), torch.from_numpy(targets)
 
-    def train(self, run: Run) -> None:
-        """Start or continue `run`, whose model is a FineGPT."""
+    def train(self, run: Run, codebooks: Tensor) -> None:
+        """Start or continue `run`, whose model is a FineGPT. codebooks: (K, V, D)."""
         assert self.rows["train"]
         first, device = self.config.tokens.n_coarse, run.machine.device
+        between = distances(codebooks.to(device))
 
         def loss(model: FineGPT, rng: np.random.Generator) -> Loss:
             codebook = int(rng.integers(first, self.config.tokens.n_codebooks))
             codes, targets = self.batch("train", run.settings.batch_size, codebook, rng)
-            logits, value = model(codebook, codes.to(device), targets=targets.to(device))
-            return value, {f"accuracy_{codebook}": accuracy(logits, targets.to(device))}
+            targets = targets.to(device)
+            logits, value = model(codebook, codes.to(device), targets=targets)
+            distance = expected(logits, targets, between[codebook])
+            numbers = {"distance": distance, f"accuracy_{codebook}": accuracy(logits, targets)}
+            return value + DISTANCE * distance, numbers
 
         def validate(model: FineGPT) -> dict[str, float]:
             if not self.rows["validation"]:
                 return {}
 
             def part(n: int, rng: np.random.Generator) -> dict[str, float]:
-                found = {"loss": 0.0}
+                found, share = {"loss": 0.0, "distance": 0.0}, 1 / (self.config.tokens.n_codebooks - first)
                 for codebook in range(first, self.config.tokens.n_codebooks):
                     codes, targets = self.batch("validation", n, codebook, rng)
-                    logits, value = model(codebook, codes.to(device), targets=targets.to(device))
-                    found["loss"] += float(value) / (self.config.tokens.n_codebooks - first)
-                    found[f"accuracy_{codebook}"] = float(accuracy(logits, targets.to(device)))
+                    targets = targets.to(device)
+                    logits, value = model(codebook, codes.to(device), targets=targets)
+                    distance = expected(logits, targets, between[codebook])
+                    found["loss"] += share * float(value + DISTANCE * distance)
+                    found["distance"] += share * float(distance)
+                    found[f"accuracy_{codebook}"] = float(accuracy(logits, targets))
                 return found
 
             return validated(part, run.settings.batch_size)
@@ -457,6 +470,21 @@ def validated(
 
 
 @torch.no_grad()
+def distances(codebooks: Tensor) -> Tensor:
+    """Codebooks (K, V, D) -> squared distances between their vectors (K, V, V), 1 on average."""
+    between = torch.cdist(codebooks.float(), codebooks.float()).square()
+    return between / between.mean((1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def expected(logits: Tensor, targets: Tensor, between: Tensor) -> Tensor:
+    """Return the mean of `between` (V, V) from each target (B, T) to the codes that `logits` (B, T, V or
+    more) make likely, as a tensor ().
+    """
+    there = targets != IGNORE
+    likely = logits[there][:, : between.shape[1]].float().softmax(-1)
+    return (likely * between[targets[there]]).sum(-1).mean()
+
+
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the share of targets that are the argmax, as a tensor () on the device."""
     there = targets != IGNORE
