@@ -260,7 +260,7 @@ def test_times_are_carried_over_to_a_slower_sound():
     """Four noises of different colour, and the same with a pause of 0.2 s before the third."""
     from benchmarks.alignment import carried, spread
 
-    rate, random = 24_000, np.random.default_rng(0)
+    rate, random = 16_000, np.random.default_rng(0)
     noise = np.fft.rfft(random.normal(size=(4, rate // 4)), axis=1)
     for i, part in enumerate(noise):
         part[: 200 + 500 * i] = part[400 + 500 * i :] = 0
@@ -268,7 +268,7 @@ def test_times_are_carried_over_to_a_slower_sound():
     source = np.concatenate(parts)
     clip = np.concatenate((*parts[:2], np.zeros(rate // 5), *parts[2:]))
     times = np.array([0.0, 0.25, 0.5, 0.75, 0.9])
-    errors = carried(times, source, clip, rate) - (times + np.array([0, 0, 0.2, 0.2, 0.2]))
+    errors = carried(times, source, clip) - (times + np.array([0, 0, 0.2, 0.2, 0.2]))
     assert spread(errors[[0, 1, 3, 4]])["p90"] <= 20
     assert -0.22 <= errors[2] <= 0.02  # the edge of the pause
 

@@ -111,6 +111,22 @@ def test_matrices_in_eight_bits(tmp_path):
         Bark.from_pretrained(tmp_path, device="cpu")
 
 
+def test_large_convolutions_in_eight_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "LARGE", 100)
+    model = Bark.from_config(BarkConfig.tiny(), seed=0)
+    for name in checkpoint.MODELS:
+        checkpoint.write_model(tmp_path, name, getattr(model, name).state_dict(), torch.int8)
+    checkpoint.write_rest(tmp_path, model.config, model.tokenizer, {})
+    state, read = model.codec.state_dict(), Bark.from_pretrained(tmp_path, device="cpu").codec.state_dict()
+    stored = load_file(tmp_path / "codec.safetensors")
+    assert stored["codebooks"].dtype == torch.float16
+    large = [key for key, tensor in stored.items() if tensor.dtype == torch.int8 and tensor.ndim == 3]
+    assert large
+    for key in large:
+        step = state[key].abs().amax((1, 2), keepdim=True) / 127
+        assert ((read[key] - state[key]).abs() <= step * 0.5001).all()
+
+
 def test_nothing_is_said_about_it_in_python(capfd, recwarn):
     Bark.from_pretrained(device="cpu", local_files_only=True)
     assert capfd.readouterr() == ("", "")

@@ -106,7 +106,7 @@ def test_the_export_speaks(finished, capsys):
 
 
 def test_the_formats_of_the_export(finished, capsys):
-    """int8 is for matrices of the token models only; the fixture's own export comes back at the end."""
+    """int8 is for matrices and large convolutions; the fixture's own export comes back at the end."""
     kinds = {"float32": {torch.float32}, "int8": {torch.int8, torch.float16, torch.float32}}
     for dtype, expected in kinds.items():
         assert run("export", "--out", finished, "--dtype", dtype) == 0
@@ -114,8 +114,11 @@ def test_the_formats_of_the_export(finished, capsys):
             name: load_file(finished / "checkpoint" / f"{name}.safetensors") for name in ("coarse", "codec")
         }
         assert {tensor.dtype for tensor in stored["coarse"].values()} == expected
-        codec = {torch.float16} if dtype == "int8" else {torch.float32}
-        assert {tensor.dtype for tensor in stored["codec"].values()} == codec
+        assert {tensor.dtype for tensor in stored["codec"].values()} == expected
+        if dtype == "int8":
+            kept = [key for key, tensor in stored["codec"].items() if tensor.dtype == torch.int8]
+            assert kept
+            assert all("weight_ih" in key or "weight_hh" in key for key in kept)  # the LSTMs
     assert "export takes float32, float16, int8" in error(capsys, "export", "--out", finished, "--dtype", "x")
     assert run("export", "--out", finished) == 0
 
@@ -231,7 +234,8 @@ def interrupt(run, line, log) -> None:
 @pytest.mark.parametrize("name", ["semantic", "fine"])
 def test_two_processes(name, finished, tmp_path):
     """torchrun: both end with the same weights, which are not those of one, and one of them writes."""
-    shutil.copytree(finished / "data", tmp_path / "data")
+    for part in ("data", "quantizer"):
+        shutil.copytree(finished / part, tmp_path / part)
     shutil.copy(finished / "config.json", tmp_path)
     program = tmp_path / "train.py"
     program.write_text(

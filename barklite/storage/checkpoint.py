@@ -29,6 +29,7 @@ from . import atomic, home
 from .formats import Checkpoint, is_native, open_checkpoint, round_rows
 from .voices import npz
 
+LARGE = 2**18  # numbers of a convolution that `write_model` rounds to int8
 MODELS: dict[str, type[nn.Module]] = {"semantic": GPT, "coarse": GPT, "fine": FineGPT, "codec": Codec}
 
 
@@ -141,11 +142,15 @@ def convert(
 def write_model(
     directory: Path, name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> None:
-    """Write `directory/name.safetensors`. int8: matrices in int8 with a scale per row, the rest float16."""
+    """Write `directory/name.safetensors`. int8: matrices and large convolutions in int8, with a scale for
+    each index of their first dimension; the rest float16.
+    """
     tensors = {}
     for key, tensor in state.items():
-        if dtype == torch.int8 and tensor.ndim == 2:
-            tensors[key], tensors[f"{key}.scale"] = round_rows(tensor.detach().cpu())
+        large = tensor.ndim == 2 or (tensor.ndim == 3 and tensor.numel() >= LARGE and key != "codebooks")
+        if dtype == torch.int8 and large:
+            rows, tensors[f"{key}.scale"] = round_rows(tensor.detach().cpu().flatten(1))
+            tensors[key] = rows.view(tensor.shape)
         else:
             kind = torch.float16 if dtype == torch.int8 else dtype
             tensors[key] = tensor.detach().to("cpu", kind).contiguous()

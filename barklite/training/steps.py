@@ -146,6 +146,7 @@ def train(
     elif name == "coarse":
         tokens.Coarse(corpus, config).train(run)
     else:
+        corpus.codes()  # if they are missing, the error names that step first
         tokens.Fine(corpus, config).train(run, codebooks(directory, config, machine)[0].codebooks)
 
 
@@ -160,9 +161,8 @@ def export(
 ) -> Path:
     """Write the trained models as a checkpoint with one voice per speaker. Return its directory.
 
-    dtype: of the files; int8 as in `checkpoint.write_model`, with a float16 codec. The codec has an encoder
-    if one was trained. init: a checkpoint for models that were not trained. FileNotFoundError names a missing
-    model.
+    dtype: of the files; int8 as in `checkpoint.write_model`. The codec has an encoder if one was trained.
+    init: a checkpoint for models that were not trained. FileNotFoundError names a missing model.
     """
     target = target or directory / "checkpoint"
     corpus, config = corpus_of(directory), read_config(directory)
@@ -180,8 +180,7 @@ def export(
         speakers |= {name: voice.arrays for name, voice in voices(corpus, config.tokens).items()}
     with checkpoint.new_directory(target, force=True) as new:
         for name, state in states.items():
-            codec_dtype = torch.float16 if dtype == torch.int8 else dtype
-            checkpoint.write_model(new, name, state, codec_dtype if name == "codec" else dtype)
+            checkpoint.write_model(new, name, state, dtype)
         checkpoint.write_rest(new, config, tokenizer_of(directory, config), speakers)
     return target
 
