@@ -485,6 +485,7 @@ def expected(logits: Tensor, targets: Tensor, between: Tensor) -> Tensor:
     return (likely * between[targets[there]]).sum(-1).mean()
 
 
+@torch.no_grad()
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the share of targets that are the argmax, as a tensor () on the device."""
     there = targets != IGNORE
