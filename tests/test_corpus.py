@@ -655,7 +655,7 @@ def whole_lines(outdir):
 
 def test_killed_at_any_moment(native, command):
     """The real command, killed again and again, while it starts and while it speaks."""
-    write(*ROWS)
+    write(*({"id": i, "text": f"Text number {i}."} for i in range(48)))
     run = [
         sys.executable,
         "-m",
@@ -670,15 +670,15 @@ def test_killed_at_any_moment(native, command):
         "cpu",
     ]
     deaths, counts = 0, []
-    for wait in (0.0, 0.02, 0.31, 0.17, 0.43):
+    for wait in (None, 0.0, 0.021, 0.013, 0.034):
         process = subprocess.Popen([*run, "--max-seconds", "0.3", "-q"], stderr=subprocess.PIPE)
         before = Path("killed/results.jsonl").stat().st_size if counts else 0
         patience = time.monotonic() + 60
-        while wait and process.poll() is None and time.monotonic() < patience:  # until it has spoken a row
+        while wait is not None and process.poll() is None and time.monotonic() < patience:
             if os.path.exists("killed/results.jsonl") and os.path.getsize("killed/results.jsonl") > before:
-                break
-            time.sleep(0.005)
-        time.sleep(wait or 0.5)
+                break  # it has spoken a row
+            time.sleep(0.002)
+        time.sleep(0.5 if wait is None else wait)
         process.kill()
         deaths += process.wait(timeout=60) == -signal.SIGKILL
         process.stderr.close()
