@@ -19,7 +19,7 @@ from barklite.models.fine import FineGPT
 from barklite.models.gpt import GPT
 from barklite.text.tokenizer import Bytes
 from barklite.training import codec as codec_training
-from barklite.training import loop, prepare, steps, tokens
+from barklite.training import loop, prepare, spoken, steps, tokens
 from barklite.training.adversary import Adversary
 from barklite.training.data import Writer
 from barklite.training.loop import Machine, Run, Settings, read_log, read_state
@@ -688,6 +688,42 @@ def test_utterances_of_a_speaker_are_joined(tmp_path, monkeypatch):
             assert not heard & set(group)
     assert set(counts) == {12, 6, 4}
     assert {len(one[0]) for one in (semantic.batch("validation", 12, rng) for _ in range(9))} == {12}
+
+
+def test_a_pause_stands_between_joined_utterances(tmp_path):
+    """It replaces the silence at their ends, and belongs to the last id of the left one."""
+    with writer_in(tmp_path) as writer:
+        for semantic in ([3, 4, 1, 2, 9, 3], [4, 4, 2, 3, 4, 5, 8], [3, 4, 5], [1, 2], [3, 6, 7]):
+            writer.add("ab", semantic=np.array(semantic), spans=np.full((len(semantic), 2), (0, 1)))
+    corpus, pause = prepare.corpus_of(tmp_path), [3, 4, 5, 5]
+    semantic = Semantic(corpus, sounds.config(), Bytes(), pause)
+    for group, expected in {
+        (0,): [3, 4, 1, 2, 9, 3],
+        (0, 1): [3, 4, 1, 2, 9, *pause, 2, 3, 4, 5, 8],
+        (3, 4, 0): [1, 2, *pause, 6, 7, *pause, 1, 2, 9, 3],
+        (0, 2, 3): [3, 4, 1, 2, 9, *pause, 1, 2],
+        (2, 3): [*pause, 1, 2],
+    }.items():
+        starts = [4 * k for k in range(len(group))]
+        said, spans = semantic.said(list(group), starts)
+        assert said.tolist() == expected
+        assert spans.shape == (len(expected), 2)
+        firsts = spans[:, 0].tolist()
+        assert firsts == sorted(firsts)
+        assert (spans[:, 1] - spans[:, 0] == 1).all()
+        ends = [k for k in range(1, len(firsts)) if firsts[k] != firsts[k - 1]]
+        if group == (3, 4, 0):
+            assert ends == [6, 12]
+    rest = Semantic(corpus, sounds.config(), Bytes())
+    assert rest.said([0, 3], [0, 4])[0].tolist() == [3, 4, 1, 2, 9, 3, 1, 2]
+    assert rest.said([0, 3], [0, 4])[1][:, 0].tolist() == [0] * 6 + [4] * 2
+
+
+def test_the_pause_is_the_built_in_voice_s(tmp_path):
+    """Of another corpus's tokens nothing is known."""
+    assert spoken.pause(tmp_path, 6) == []
+    (tmp_path / spoken.UNITS).write_text('["aa+1", "pau"]', encoding="utf-8")
+    assert spoken.pause(tmp_path, 6) == [6, 7, 8, 9, 10] + [11] * 9
 
 
 def test_a_batch_holds_rows_of_about_one_length(tmp_path, monkeypatch):

@@ -90,6 +90,7 @@ def prepare_folder(
 
     shape = models or voice_config(1, 1)  # only the rates are used
     most, texts = 1, []
+    (directory / "data" / UNITS).unlink(missing_ok=True)
     with Writer(directory / "data") as writer:
         for path, row in from_folder(folder, shape.codec.sample_rate):
             try:

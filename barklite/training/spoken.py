@@ -20,6 +20,7 @@ from .speech import PAUSE, RATE, TRACK, Speaker, Speech, speak
 UNITS = "units.json"
 CHUNK = 250  # texts per job
 CLASS = 0.7  # width of a pitch class, in standard deviations of the speaker's pitch
+BREAK = 14  # frames of the pause between two sentences; flite's own are as short as at a comma
 LOWEST, HIGHEST = -4, 5  # pitch classes
 VOICELESS = frozenset(f"{PAUSE} p t k ch f th s sh hh".split())
 
@@ -63,6 +64,14 @@ def write_corpus(
             sound = None if audio is None else audio.astype(np.float32) / 32767
             corpus.add(text, speaker, sound, semantic, spans)
     return len(order) * frames_a_unit
+
+
+def pause(directory: Path, frames_a_unit: int) -> list[int]:
+    """Return the semantic tokens of the pause between two sentences; none for a corpus of other tokens."""
+    if not (directory / UNITS).is_file():
+        return []
+    unit = json.loads((directory / UNITS).read_text(encoding="utf-8")).index(PAUSE)
+    return [unit * frames_a_unit + min(k, frames_a_unit - 1) for k in range(BREAK)]
 
 
 def _spoken(job) -> list[tuple]:

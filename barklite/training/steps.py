@@ -19,12 +19,12 @@ from ..storage.formats import Checkpoint
 from ..validation import free_memory
 from ..voice import Voice
 from . import codec as codec_training
-from . import tokens
+from . import spoken, tokens
 from .data import Corpus
 from .loop import Machine, Run, Settings, read_state
 from .prepare import corpus_of, prepare_voice, read_config, tokenizer_of
 from .quantizer import ResidualQuantizer
-from .recipe import SETTINGS, Recipe
+from .recipe import FRAMES_A_UNIT, SETTINGS, Recipe
 from .spectrum import N_PITCH
 
 LONGEST = 3.0  # seconds of a voice prompt
@@ -142,7 +142,8 @@ def train(
             )
         codec_training.train_encoder(corpus, config, run)
     elif name == "semantic":
-        tokens.Semantic(corpus, config, tokenizer_of(directory, config)).train(run)
+        pause = spoken.pause(corpus.directory, FRAMES_A_UNIT)
+        tokens.Semantic(corpus, config, tokenizer_of(directory, config), pause).train(run)
     elif name == "coarse":
         tokens.Coarse(corpus, config).train(run)
     else:

@@ -7,7 +7,7 @@ Axes: B batch, T positions or frames, K codebooks, N semantic tokens.
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,13 +85,15 @@ class Semantic(Examples):
 
     The examples of a training batch have one, two or three utterances of a speaker, as far as they fit: long
     texts are rare, but their positions must be learned, too. There are as many fewer of them, because the
-    text's positions take the same time whether they are used or not.
+    text's positions take the same time whether they are used or not. Between the utterances stand the tokens
+    `pause` instead of the silence at their ends, which has the same tokens.
 
     Skips rows that do not fit the model: without text ids, or with too many text ids or semantic tokens.
     ValueError if none is left to train on.
     """
 
     tokenizer: Tokenizer
+    pause: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         tokens, most = self.config.tokens, self.config.max_semantic_tokens
@@ -121,26 +123,22 @@ class Semantic(Examples):
         near_rows, parts = rows[start : start + near], int(rng.integers(JOINED)) + 1
         n, parts = (n, 1) if which == "validation" else (-(-n // parts), parts)
         picked = [self.joined(int(i), parts, near_rows, rng) for i in rng.choice(near_rows, n)]
-        lengths = [sum(self.corpus.rows[i].semantic for i in group) for group, _, _ in picked]
+        said = [self.said(group, starts) for group, _, starts in picked]
+        lengths = [len(semantic) for semantic, _ in said]
         text = np.full((n, tokens.n_text), tokens.text_pad)
         history = np.full((n, tokens.n_semantic_history), tokens.semantic_eos)
         rest = np.full((n, 1 + max(lengths)), tokens.semantic_infer)
         targets = np.full(rest.shape, IGNORE)
         spans = np.full((*rest.shape, 2), -1)
-        for b, ((group, ids, starts), N) in enumerate(zip(picked, lengths, strict=True)):
+        for b, ((group, ids, _), (semantic, where)) in enumerate(zip(picked, said, strict=True)):
+            N = len(semantic)
             text[b, : len(ids)] = ids
-            semantic = np.concatenate([self.corpus.semantic(i) for i in group])
             rest[b, 1 : N + 1] = semantic
             targets[b, :N], targets[b, N] = semantic, tokens.semantic_eos
-            at = 0
-            for i, first in zip(group, starts, strict=True):
-                given, end = self.corpus.spans(i), at + self.corpus.rows[i].semantic
-                if given is not None:
-                    spans[b, at:end] = given.astype(np.int64) + first
-                at = end
+            spans[b, :N] = where
             if (voice := self.before(group[0], rng)) is not None and voice not in group:
-                said = self.corpus.semantic(voice)[-tokens.n_semantic_history :]
-                history[b, : len(said)] = said
+                known = self.corpus.semantic(voice)[-tokens.n_semantic_history :]
+                history[b, : len(known)] = known
         return tuple(torch.from_numpy(array) for array in (text, history, rest, targets, spans))
 
     def joined(
@@ -157,7 +155,7 @@ class Semantic(Examples):
             longer = f"{text}{' ' if text[-1] in '.?!' else '. '}{rows[j].text}"
             whole = np.array(self.tokenizer.encode(longer)) + tokens.text_offset
             first = len(whole) - len(self.texts[j])
-            length = sum(rows[k].semantic for k in (*group, j))
+            length = sum(rows[k].semantic + len(self.pause) for k in (*group, j))
             if (
                 j not in group
                 and len(whole) <= tokens.n_text
@@ -167,6 +165,21 @@ class Semantic(Examples):
             ):
                 group, text, ids, starts = [*group, j], longer, whole, [*starts, first]
         return group, ids, starts
+
+    def said(self, group: list[int], starts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the semantic tokens (N,) of joined rows, and their spans of ids (N, 2), -1 for none."""
+        semantic, spans = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+        for i, first in zip(group, starts, strict=True):
+            new, given = self.corpus.semantic(i).astype(np.int64), self.corpus.spans(i)
+            where = np.full((len(new), 2), -1) if given is None else given.astype(np.int64) + first
+            if len(semantic) and len(self.pause):
+                left, right = (np.flatnonzero(~np.isin(s, self.pause)) for s in (semantic, new))
+                left, right = (left[-1] + 1 if len(left) else 0), (right[0] if len(right) else len(new))
+                semantic = np.concatenate((semantic[:left], self.pause))
+                spans = np.concatenate((spans[:left], np.repeat(spans[-1:], len(self.pause), 0)))
+                new, where = new[right:], where[right:]
+            semantic, spans = np.concatenate((semantic, new)), np.concatenate((spans, where))
+        return semantic, spans
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the model's loss, the logits of the semantic tokens (B, 1 + N, V) and their targets."""
