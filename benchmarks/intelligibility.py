@@ -3,7 +3,7 @@ source, and an estimated mean opinion score.
 
     python -m benchmarks.intelligibility              the built-in voice: 120 sentences, 2 speakers
     python -m benchmarks.intelligibility --limit 5    a quick look
-    python -m benchmarks.intelligibility --plots DIR  and spectrograms of the first sentence
+    python -m benchmarks.intelligibility --plots DIR  and spectrograms and sounds of the first sentence
     python -m benchmarks.intelligibility --sentences benchmarks/harder.txt
                                                       40 with names, numbers and subordinate clauses
 
@@ -29,7 +29,7 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from barklite import Bark
-from barklite.clip import plotting
+from barklite.clip import plotting, wav
 from barklite.storage.atomic import write_bytes
 from barklite.text.english import spell_out
 from barklite.training.recipe import SPEAKERS
@@ -258,9 +258,12 @@ def measure(options: argparse.Namespace) -> dict:
             panels[reading.voice].append((reading.system, reading.audio[0], heard[0], reading.sample_rate))
     if options.plots:
         for voice, shown in panels.items():
-            path = options.plots / f"intelligibility_{Path(voice).name}.png"
-            write_bytes(path, draw(f"{options.texts[0]} ({voice})", shown).render("png"))
-            note(f"wrote {path}")
+            path = options.plots / f"intelligibility_{Path(voice).name}"
+            picture = draw(f"{options.texts[0]} ({voice})", shown).render("png")
+            sounds = {f"_{system.split()[0]}.wav": wav(audio, rate) for system, audio, _, rate in shown}
+            for end, content in {".png": picture, **sounds}.items():
+                write_bytes(path.with_name(path.name + end), content)
+                note(f"wrote {path}{end}")
     return {
         "benchmark": "intelligibility",
         "checkpoint": "given" if options.checkpoint else "built-in",
@@ -374,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     formats = f"of {','.join(FORMATS)}"
     parser.add_argument("--formats", metavar="A,B", default="float32,int8,int4", help=formats)
     parser.add_argument("--voices", metavar="A,B", default=",".join(one.name for one in SPEAKERS))
-    parser.add_argument("--plots", metavar="DIR", type=Path, help="where to put a picture a voice")
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="where to put a picture and sounds a voice")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the first sentence (0)")
     parser.add_argument("--device", help="cpu or cuda (the best there is)")
     options = parser.parse_args(arguments)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from barklite import Bark, Voice
 from barklite.training.recipe import SPEAKERS, voice_config
@@ -173,6 +174,10 @@ def test_beside_a_source(checkpoint, monkeypatch, capsys, tmp_path):
     assert heard["codec"]["more_than_source"] == {"value": 0.25, "low": 0.0, "high": 0.5}
     assert "| +25.0 |" in " ".join(text.split())
     assert (tmp_path / "plots" / "intelligibility_high.png").read_bytes().startswith(b"\x89PNG")
+    for system in ("source", "codec", "barklite"):
+        rate, sound = wavfile.read(tmp_path / "plots" / f"intelligibility_high_{system}.wav")
+        assert (rate, sound.any()) == (16_000, system != "source")
+        assert len(sound) == 4800 or system == "barklite"
 
 
 def test_a_recogniser_without_a_memory():
