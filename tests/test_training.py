@@ -19,13 +19,16 @@ from barklite.models.fine import FineGPT
 from barklite.models.gpt import GPT
 from barklite.text.tokenizer import Bytes
 from barklite.training import codec as codec_training
-from barklite.training import loop, prepare, spoken, steps, tokens
+from barklite.training import loop, prepare, spoken, steps
 from barklite.training.adversary import Adversary
+from barklite.training.coarse import Coarse
 from barklite.training.data import Writer
+from barklite.training.examples import IGNORE, accuracy, initialise, prompt, validated
+from barklite.training.fine import Fine, distances, expected_distance
 from barklite.training.loop import Machine, Run, Settings, read_log, read_state
 from barklite.training.quantizer import ResidualQuantizer
 from barklite.training.recipe import SETTINGS, voice_config
-from barklite.training.tokens import IGNORE, Coarse, Fine, Guide, Semantic, accuracy
+from barklite.training.semantic import Guide, Semantic
 from tests import sounds
 from tests.comparing import same
 
@@ -41,7 +44,7 @@ def log_of(directory) -> list[dict]:
 def fresh(directory, settings: Settings | None = None, machine: Machine = CPU) -> Run:
     """A run of a coarse model that begins anew, or goes on."""
     model = GPT(sounds.config().coarse)
-    tokens.initialise(model, 1)
+    initialise(model, 1)
     return Run(directory, model, settings or Settings(), machine)
 
 
@@ -591,9 +594,9 @@ def test_semantic_examples_are_generations_prompts(tmp_path, monkeypatch):
     corpus, config = sounds.prepared(tmp_path), sounds.config()
     semantic, ids = Semantic(corpus, config, Bytes()), config.tokens
     texts = {tuple(corpus.semantic(i)): corpus.rows[i].text for i in range(len(corpus))}
-    monkeypatch.setattr(tokens, "JOINED", 1)
+    monkeypatch.setattr("barklite.training.semantic.JOINED", 1)
     for prompted in (0.0, 1.0):
-        monkeypatch.setattr(tokens, "PROMPTED", prompted)
+        monkeypatch.setattr("barklite.training.examples.PROMPTED", prompted)
         text, history, rest, targets, spans = semantic.batch("train", 5, np.random.default_rng(0))
         assert text.shape == history.shape == (5, 16)
         assert rest.shape == targets.shape == spans.shape[:2]
@@ -620,10 +623,10 @@ def test_semantic_examples_are_generations_prompts(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def test_semantic_loss_is_of_what_generation_computes(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "JOINED", 1)
+    monkeypatch.setattr("barklite.training.semantic.JOINED", 1)
     corpus, config = sounds.prepared(tmp_path), sounds.config()
     model = GPT(config.semantic)
-    tokens.initialise(model, 0)
+    initialise(model, 0)
     model.h[0].attn.c_proj.weight.normal_()
     semantic = Semantic(corpus, config, Bytes())
     batch = semantic.batch("train", 4, np.random.default_rng(1))
@@ -656,7 +659,7 @@ def test_rows_that_do_not_fit_the_semantic_model(tmp_path, capsys):
 
 
 def test_utterances_of_a_speaker_are_joined(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "PROMPTED", 1.0)
+    monkeypatch.setattr("barklite.training.examples.PROMPTED", 1.0)
     with writer_in(tmp_path) as writer:
         for i in range(12):
             semantic = np.full(3 + i % 5, i)
@@ -727,7 +730,7 @@ def test_the_pause_is_the_built_in_voice_s(tmp_path):
 
 
 def test_a_batch_holds_rows_of_about_one_length(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "JOINED", 1)
+    monkeypatch.setattr("barklite.training.semantic.JOINED", 1)
     with writer_in(tmp_path) as writer:
         for i in range(79):
             writer.add("x", semantic=np.full(i + 1, 1))
@@ -783,7 +786,7 @@ def test_coarse_examples_with_a_voice(ids, tmp_path):
     corpus, config = uneven(tmp_path, ids)
     coarse, model = Coarse(corpus, config), GPT(config.coarse)
     i, j = 1, 3
-    voice = tokens.prompt(corpus.semantic(j), corpus.codes()[j], ids)
+    voice = prompt(corpus.semantic(j), corpus.codes()[j], ids)
     asked = list(coarse_requests(model, corpus, config, i, voice))
     assert len(asked) >= 4
     for window, expected in enumerate(asked):
@@ -848,7 +851,7 @@ def test_codes_shorter_than_the_semantic_tokens_say(tmp_path):
 
 def test_expected_distance_of_fine_codes():
     books = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    between = tokens.distances(books)
+    between = distances(books)
     squares = [[float((books[1][i] - books[1][j]).square().sum()) for j in range(4)] for i in range(4)]
     mean = sum(map(sum, squares)) / 16
     assert torch.allclose(between[1], torch.tensor(squares) / mean, atol=1e-5)
@@ -858,10 +861,10 @@ def test_expected_distance_of_fine_codes():
     sure[0, 0, 3] = sure[0, 1, 1] = sure[0, 2, 2] = 0.0
     sure[..., 4] = 1000.0  # the padding id, which is no code
     wanted = (between[1][2, 3] + between[1][0, 2]) / 2
-    assert torch.isclose(tokens.expected(sure, targets, between[1]), wanted)
-    unsure = tokens.expected(torch.zeros(1, 3, 5), targets, between[1])
+    assert torch.isclose(expected_distance(sure, targets, between[1]), wanted)
+    unsure = expected_distance(torch.zeros(1, 3, 5), targets, between[1])
     assert torch.isclose(unsure, (between[1][2].mean() + between[1][0].mean()) / 2)
-    assert tokens.expected(sure.roll(1, 2), targets, torch.zeros(4, 4)) == 0
+    assert expected_distance(sure.roll(1, 2), targets, torch.zeros(4, 4)) == 0
 
 
 def fine_requests(corpus, config, i: int, j: int | None) -> list[tuple[int, int, torch.Tensor]]:
@@ -891,7 +894,7 @@ def fine_requests(corpus, config, i: int, j: int | None) -> list[tuple[int, int,
 @pytest.mark.parametrize("prompted", [0.0, 1.0], ids=["alone", "prompted"])
 def test_fine_examples_are_generations_windows(prompted, frames, tmp_path, monkeypatch):
     """Any window of a row, given its true codes so far; where windows overlap, half of them are others."""
-    monkeypatch.setattr(tokens, "PROMPTED", prompted)
+    monkeypatch.setattr("barklite.training.examples.PROMPTED", prompted)
     corpus, config = sounds.prepared(tmp_path, 5, frames), sounds.config()
     fine, ids = Fine(corpus, config), config.tokens
     pairs = [(i, None) for i in (1, 2, 3, 4)]  # without, too, where a row itself would be its prompt
@@ -928,7 +931,7 @@ def windows_of(codes: np.ndarray, n: int) -> list[list[int]]:
 
 
 def test_prompts_are_of_the_same_speaker(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "JOINED", 1)
+    monkeypatch.setattr("barklite.training.semantic.JOINED", 1)
     corpus, config = uneven(tmp_path, sounds.SMALL)
     coarse, rng = Coarse(corpus, config), np.random.default_rng(0)
     picked = [coarse.before(0, rng) for _ in range(400)]
@@ -947,7 +950,7 @@ def test_prompts_are_of_the_same_speaker(tmp_path, monkeypatch):
 
 
 def test_the_shortest_and_longest_rows_are_drawn_like_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "JOINED", 1)
+    monkeypatch.setattr("barklite.training.semantic.JOINED", 1)
     with writer_in(tmp_path) as writer:
         for i in range(79):
             writer.add("x", semantic=np.full(i + 1, 1))
@@ -970,13 +973,13 @@ def test_validation_takes_a_batch_at_once(batch_size):
         sizes.append((n, rng.integers(1 << 40)))
         return {"loss": float(len(sizes))}
 
-    found = tokens.validated(numbers, batch_size)
+    found = validated(numbers, batch_size)
     assert {n for n, _ in sizes} == {batch_size}
     assert 64 <= sum(n for n, _ in sizes) < 64 + batch_size
     assert len(set(sizes)) == len(sizes)
     assert found == {"loss": np.mean(range(1, len(sizes) + 1))}
     first = list(sizes)
-    tokens.validated(numbers, batch_size)
+    validated(numbers, batch_size)
     assert sizes[len(first) :] == first  # the same examples each time
 
 
@@ -984,7 +987,7 @@ def test_initial_weights():
     """Blocks add nothing yet; the same seed gives the same weights."""
     models = [GPT(sounds.config().semantic) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
-        tokens.initialise(model, seed)
+        initialise(model, seed)
     assert same(*(dict(model.state_dict()) for model in models[:2]))
     assert not torch.equal(models[0].wte.weight, models[2].wte.weight)
     assert not any(p.any() for name, p in models[0].named_parameters() if name.endswith("c_proj.weight"))
@@ -1025,7 +1028,7 @@ def test_guide_of_even_attention():
 
 def test_guide_is_of_the_attention_that_the_model_computes():
     model = GPT(sounds.config().semantic)
-    tokens.initialise(model, 0)
+    initialise(model, 0)
     spans = torch.tensor([[[0, 1], [1, 1], [2, 3]]])
     attention, seen = model.h[1].attn, []
     attend = attention.attend
@@ -1078,7 +1081,7 @@ def test_a_voice_covers_the_time_of_both(rates):
             (np.arange(9 * N), (4, T)),
             (np.arange(N), (6, 9 * T)),
         ):
-            voice = tokens.prompt(semantic % 12, np.zeros(codes, int), ids, "x", 3.0)
+            voice = prompt(semantic % 12, np.zeros(codes, int), ids, "x", 3.0)
             if voice is None:
                 assert hundredths < 30
                 continue
@@ -1088,5 +1091,5 @@ def test_a_voice_covers_the_time_of_both(rates):
             assert abs(frames - seconds * rates[1]) <= 1.5 + rates[1] / rates[0]
             assert np.array_equal(voice.semantic, semantic[:n] % 12)
             assert (voice.coarse.shape, voice.fine.shape) == ((2, frames), (4, frames))
-    assert tokens.prompt(np.arange(0), np.zeros((4, 9), int), ids) is None
-    assert len(tokens.prompt(np.zeros(4000, int), np.zeros((4, 4000), int), ids).semantic) > 600
+    assert prompt(np.arange(0), np.zeros((4, 9), int), ids) is None
+    assert len(prompt(np.zeros(4000, int), np.zeros((4, 4000), int), ids).semantic) > 600

@@ -4,6 +4,7 @@
     python -m barklite.training --help               # one step at a time, on your own recordings
 
 Reading order: `data` (the corpus format), `loop` (the training loop), `spectrum`, `quantizer` and
-`codec` (audio to codes and back), `tokens` (the three token models), `prepare` and `steps` (the commands),
-`recipe` (the built-in voice's hyperparameters); `speech` and `texts` make its corpus.
+`codec` (audio to codes and back), `examples`, `semantic`, `coarse` and `fine` (the token models), `prepare`
+and `steps` (the commands), `recipe` (the built-in voice's hyperparameters); `speech`, `spoken` and
+`texts` make its corpus.
 """

@@ -19,12 +19,16 @@ from ..storage.formats import Checkpoint
 from ..validation import free_memory
 from ..voice import Voice
 from . import codec as codec_training
-from . import spoken, tokens
+from . import spoken
+from .coarse import Coarse
 from .data import Corpus
+from .examples import initialise, prompt
+from .fine import Fine
 from .loop import Machine, Run, Settings, read_state
 from .prepare import corpus_of, prepare_voice, read_config, tokenizer_of
 from .quantizer import ResidualQuantizer
 from .recipe import FRAMES_A_UNIT, SETTINGS, Recipe
+from .semantic import Semantic
 from .spectrum import N_PITCH
 
 LONGEST = 3.0  # seconds of a voice prompt
@@ -48,7 +52,7 @@ def run_of(
                 f"the {name} model needs {size / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free"
             )
         model = checkpoint.MODELS[name](getattr(config, name))
-        tokens.initialise(model, settings.seed)
+        initialise(model, settings.seed)
     if init is not None and not (directory / name / "last.pt").is_file():
         begin_with(model, name, config, init)
     return Run(directory / name, model, settings, machine)
@@ -143,12 +147,12 @@ def train(
         codec_training.train_encoder(corpus, config, run)
     elif name == "semantic":
         pause = spoken.pause(corpus.directory, FRAMES_A_UNIT)
-        tokens.Semantic(corpus, config, tokenizer_of(directory, config), pause).train(run)
+        Semantic(corpus, config, tokenizer_of(directory, config), pause).train(run)
     elif name == "coarse":
-        tokens.Coarse(corpus, config).train(run)
+        Coarse(corpus, config).train(run)
     else:
         corpus.codes()  # if they are missing, the error names that step first
-        tokens.Fine(corpus, config).train(run, codebooks(directory, config, machine)[0].codebooks)
+        Fine(corpus, config, codebooks(directory, config, machine)[0].codebooks).train(run)
 
 
 # --- export -------------------------------------------------------------------------------------------------
@@ -226,7 +230,7 @@ def voices(corpus: Corpus, ids: TokenConfig) -> dict[str, Voice]:
         name, seconds = corpus.rows[i].speaker or "voice", codes[i].shape[1] / ids.frame_rate
         worth = 0.0 if seconds > most else min(seconds, most * 2 / 3)
         if name not in found or found[name][0] < worth:
-            voice = tokens.prompt(corpus.semantic(i), codes[i], ids, name, most)
+            voice = prompt(corpus.semantic(i), codes[i], ids, name, most)
             if voice is not None:
                 found[name] = worth, voice
     return {name: voice for name, (_, voice) in found.items()}

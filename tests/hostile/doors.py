@@ -24,7 +24,10 @@ from barklite.decode.sampling import check_seed
 from barklite.text.tokenizer import English, SentencePiece, WordPiece
 from barklite.training import __main__ as training_command
 from barklite.training import codec as codec_training
-from barklite.training import loop, prepare, steps, tokens
+from barklite.training import loop, prepare, steps
+from barklite.training.coarse import Coarse
+from barklite.training.fine import Fine
+from barklite.training.semantic import Semantic
 from barklite.validation import mono
 from tests import builders, sounds
 from weights_convert import encodec, huggingface
@@ -442,9 +445,9 @@ def _go_on(folder: Path) -> None:
         loop.read_log(directory / name)
     steps.codebooks(directory, config, CPU)
     prepare.check_spans(corpus, prepare.tokenizer_of(directory, config))
-    tokens.Semantic(corpus, config, prepare.tokenizer_of(directory, config)).batch("train", 2, rng)
-    tokens.Coarse(corpus, config).batch("train", 2, rng)
-    tokens.Fine(corpus, config).batch("train", 2, 2, rng)
+    Semantic(corpus, config, prepare.tokenizer_of(directory, config)).batch("train", 2, rng)
+    Coarse(corpus, config).batch("train", 2, rng)
+    Fine(corpus, config).batch("train", 2, 2, rng)
     rows = codec_training.croppable(corpus, config.codec.hop)
     codec_training.crops(corpus, rows["train"], config.codec.hop, 2, 40, rng)
     Bark.from_pretrained(steps.export(directory), device="cpu")
