@@ -22,7 +22,7 @@ SETTINGS = {
     "quantizer": Settings(steps=600, batch_size=4096),
     "decoder": Settings(steps=16_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
     "encoder": Settings(steps=2_400, batch_size=8, lr=1.5e-3, muon_lr=0),
-    "semantic": Settings(steps=10_600, batch_size=16),
+    "semantic": Settings(steps=18_500, batch_size=16),
     "coarse": Settings(steps=3_200, batch_size=16),
     "fine": Settings(steps=700, batch_size=12),
 }
