@@ -219,6 +219,17 @@ def test_batches_and_long_texts(bark, clip, short):
     assert np.allclose(*joined, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["low", "high"])
+def test_a_pause_between_two_sentences(bark, name):
+    clip = bark.generate("I like green tea. She drinks coffee.", name, 0)
+    frames = clip.audio[: len(clip.audio) // 320 * 320].reshape(-1, 320)  # of 20 ms
+    level = np.sqrt((frames**2).mean(1))
+    loud = np.flatnonzero(level > 0.05 * level.max())
+    gaps = np.diff(loud)
+    assert 0.2 < 0.02 * gaps.max() < 0.6
+    assert 0.3 < loud[gaps.argmax()] / len(level) < 0.7
+
+
 def test_recorded_sound(bark, clip):
     if not bark.config.codec.encoder:
         with pytest.raises(ValueError, match="no encoder of the codec"):
