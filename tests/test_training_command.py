@@ -554,7 +554,7 @@ def test_the_built_in_voices_steps(tmp_path, monkeypatch, capsys):
         return 12
 
     monkeypatch.setattr(prepare, "write_corpus", corpus)
-    monkeypatch.setattr(prepare, "training_texts", lambda *rest: ["abcdefghijkl", rest[3][0]])
+    monkeypatch.setattr(prepare, "training_texts", lambda *rest: ["abcdefghijkl", rest[4][0]])
     monkeypatch.setattr(recipe.Recipe, "size", (1, 2, 16))
     quick = {name: replace(kept, steps=1, batch_size=2) for name, kept in recipe.SETTINGS.items()}
     monkeypatch.setattr(steps, "SETTINGS", quick)

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from barklite.training.texts import _ordinal, _words, everyday, held_out, training_texts, wordnet_examples
+from barklite.training.texts import (
+    _ordinal,
+    _words,
+    everyday,
+    held_out,
+    rare,
+    training_texts,
+    wordnet_examples,
+    wordnet_names,
+)
 
 WORDNET = Path("/usr/share/wordnet")  # where Debian's wordnet-base puts it
 ALPHABET = re.compile(r"[a-z' ,.?!]+")
@@ -39,6 +48,15 @@ DROPPED = [
 ]
 
 
+NAMES = [  # lexicographer file, lemmas
+    ("18", "Armstrong", "Neil_Armstrong"),
+    ("18", "JFK", "St._Francis", "teacher", "O'Neill", "B"),
+    ("15", "New_York", "Lyon", "delta"),
+    ("06", "Big_Ben"),
+]
+WORDS = ["atom", "atom", "new_york", "xy", "a.m.", "brightly", "psst", "nth"]
+
+
 def words(text: str) -> str:
     return " ".join(re.findall("[a-z']+", text.lower()))
 
@@ -54,6 +72,11 @@ def wordnet(tmp_path):
         ]
         odd = '00009999 29 v 01 word 0 000 | say "hello to all; "this is outside" and so on  \n'
         (tmp_path / f"data.{part}").write_text(LICENCE + "".join(rows) + odd, encoding="latin-1")
+    with (tmp_path / "data.noun").open("a", encoding="latin-1") as file:
+        for n, (kind, *lemmas) in enumerate(NAMES):
+            both = " ".join(f"{lemma} 0" for lemma in lemmas)
+            file.write(f"0001{n:04} {kind} n {len(lemmas):02x} {both} 000 | a name  \n")
+    (tmp_path / "cntlist.rev").write_text("".join(f"{word}%1:04:00:: 1 3\n" for word in WORDS))
     return tmp_path
 
 
@@ -61,13 +84,13 @@ def test_wordnet_examples_are_cleaned_sorted_and_unique(wordnet):
     assert wordnet_examples(wordnet) == sorted(text for text in KEPT.values() if text)
 
 
-@pytest.mark.parametrize("name", ["data.noun", "data.adv"])
+@pytest.mark.parametrize("name", ["data.noun", "data.adv", "cntlist.rev"])
 def test_an_incomplete_wordnet_directory_is_an_error_in_words(wordnet, name):
     (wordnet / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{name}.*wordnet-base"):
         wordnet_examples(wordnet)
     with pytest.raises(FileNotFoundError, match="wordnet-base"):
-        training_texts(wordnet, 3, 0, ())
+        training_texts(wordnet, 3, 0, 0, ())
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +179,41 @@ def test_numbers_in_words():
     assert " ".join(map(_ordinal, (1, 2, 3, 4, 5, 8, 9, 12, 20, 31))) == ordinals
 
 
+def test_names_and_words_of_wordnet(wordnet):
+    assert wordnet_names(wordnet) == {
+        "who": ["armstrong", "neil armstrong"],
+        "surname": ["armstrong"],
+        "town": ["lyon", "new york"],
+        "word": ["atom", "brightly", "nth", "psst"],
+    }
+
+
+def test_rare_words_and_numbers(wordnet):
+    names = wordnet_names(wordnet)
+    some = rare(3000, 1, names)
+    assert some == rare(3000, 1, names) != rare(3000, 2, names)
+    assert len({words(text) for text in some}) == len(some)
+    assert all(ALPHABET.fullmatch(text) and len(text) <= 120 for text in some)
+    assert max(len(words(text).split()) for text in some) > 14
+    assert not [text for text in some if re.search(r"[,.?!] ?[,.?!]|[{}]", text)]
+    together = " ".join(some)
+    for part in (
+        "neil armstrong",
+        "new york",
+        "brightly",
+        " percent",
+        " cents",
+        " kilograms",
+        " p m",
+        "oh five",
+    ):
+        assert part in together
+    texts = training_texts(wordnet, 20, 300, 1, [some[0]])
+    of_rare = {text for text in texts if "armstrong" in text}
+    assert len(of_rare) > 60
+    assert some[0] not in training_texts(wordnet, 20, 3000, 1, [some[0]])
+
+
 def test_training_texts_leave_out_the_test_sentences(wordnet):
     sentences = held_out()
     assert len(sentences) == len(set(map(words, sentences))) == 120
@@ -167,20 +225,20 @@ def test_training_texts_leave_out_the_test_sentences(wordnet):
     ]
     with (wordnet / "data.adv").open("a", encoding="latin-1") as file:
         file.writelines(f'00001111 02 r 01 word 0 000 | what; "{text}"\n' for text in sentences)
-    texts = training_texts(wordnet, 400, 5, without)
+    texts = training_texts(wordnet, 400, 0, 5, without)
     left_out = {words(text) for text in without}
     assert not [text for text in texts if words(text) in left_out]
     assert not [text for text in texts if "breathe better" in text]
     kept = {words(text) for text in texts}
     assert {words(text) for text in some[50:]} <= kept
     assert "stop that" in kept
-    assert len(training_texts(wordnet, 400, 5, ())) > len(texts)
+    assert len(training_texts(wordnet, 400, 0, 5, ())) > len(texts)
 
 
 def test_training_texts_are_shuffled_by_the_seed_and_unique(wordnet):
-    texts = training_texts(wordnet, 500, 1, ())
-    assert texts == training_texts(str(wordnet), 500, 1, iter(()))
-    assert texts != training_texts(wordnet, 500, 2, ())
+    texts = training_texts(wordnet, 500, 0, 1, ())
+    assert texts == training_texts(str(wordnet), 500, 0, 1, iter(()))
+    assert texts != training_texts(wordnet, 500, 0, 2, ())
     assert len({words(text) for text in texts}) == len(texts)
     assert all(ALPHABET.fullmatch(text) and len(text) <= 125 for text in texts)
     plain = everyday(500, 1)
@@ -189,7 +247,7 @@ def test_training_texts_are_shuffled_by_the_seed_and_unique(wordnet):
 
 
 def test_one_training_text_in_twenty_joins_two_others(wordnet):
-    texts = training_texts(wordnet, 2000, 7, ())
+    texts = training_texts(wordnet, 2000, 0, 7, ())
     single = {words(text) for text in [*everyday(2000, 7), *wordnet_examples(wordnet)]}
     joined = [text for text in texts if words(text) not in single]
     assert 0.04 < len(joined) / len(texts) < 0.06
@@ -204,8 +262,10 @@ def test_the_real_wordnet_gives_tens_of_thousands_of_texts():
     examples = wordnet_examples(WORDNET)
     assert len(examples) > 40_000
     assert all(ALPHABET.fullmatch(t) and len(t) <= 120 and 2 <= len(words(t).split()) <= 20 for t in examples)
-    texts = training_texts(WORDNET, 1000, 0, held_out())
-    assert len(texts) > len(examples) + 1000
+    names = wordnet_names(WORDNET)
+    assert all(len(found) > 2000 for found in names.values())
+    texts = training_texts(WORDNET, 1000, 500, 0, held_out())
+    assert len(texts) > len(examples) + 1500
     assert not {words(text) for text in texts} & {words(text) for text in held_out()}
     vowelless = {w for t in texts for w in words(t).split() if not re.search("[aeiouy]", w) and len(w) > 1}
     assert vowelless <= {"hm", "hmm", "mm", "shh", "psst", "pst", "nth", "tv"}

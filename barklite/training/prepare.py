@@ -32,7 +32,7 @@ def prepare_voice(directory: Path, recipe: Recipe, processes: int | None = None)
         if not (directory / "data" / UNITS).is_file():
             raise FileExistsError(f"{directory} is prepared for other recordings: give another directory")
         return
-    texts = training_texts(recipe.wordnet, recipe.n_everyday, recipe.seed, held_out())
+    texts = training_texts(recipe.wordnet, recipe.n_everyday, recipe.n_rare, recipe.seed, held_out())
     processes = processes or os.cpu_count() or 1
     n = write_corpus(directory / "data", texts, SPEAKERS, recipe.n_audio, FRAMES_A_UNIT, 320, processes)
     n_text = train_tokenizer(directory / "tokenizer.model", texts)

@@ -34,6 +34,7 @@ class Recipe:
 
     wordnet: str = "/usr/share/wordnet"
     n_everyday: int = 40_000
+    n_rare: int = 30_000
     n_audio: int = 8_000  # texts with audio, by alternating speakers
     seed: int = 0
     size: tuple[int, int, int] = (5, 6, 192)  # layers, heads, width of each token model

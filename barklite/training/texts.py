@@ -1,10 +1,12 @@
 """The texts of the built-in English voice: what the synthetic speaker reads aloud for training.
 
-Two sources. WordNet's example sentences bring many words, each in few sentences; `everyday` brings the common
-words of speech, the contractions, the numbers and the letters, in sentences that small grammars make.
+Three sources. WordNet's example sentences bring many words, each in few sentences; `everyday` brings the
+common words of speech, the contractions, the numbers and the letters, in sentences that small grammars make;
+and `rare` puts WordNet's names of people and places, its less common words, dates, times, prices and measures
+into longer ones.
 
-The grammars are in `everyday.txt`. Everything is lower case and uses only the letters, the apostrophe and
-`,.?!`.
+The grammars are in `everyday.txt` and `rare.txt`. Everything is lower case and uses only the letters, the
+apostrophe and `,.?!`.
 """
 
 import random
@@ -13,15 +15,21 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
+from ..text.english import spell_out
+
 MAX_CHARS = 120  # of one sentence
 MAX_JOINED_CHARS = 125  # of two sentences joined into one text
 MAX_WORDNET_WORDS = 20
 MAX_EVERYDAY_WORDS = 14
+MAX_RARE_WORDS = 24
 JOINED_SHARE = 20  # one text in so many is two sentences joined
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 GRAMMAR = Path(__file__).with_name("everyday.txt")
+RARE = Path(__file__).with_name("rare.txt")
 
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+COUNTS = "cntlist.rev"  # how often a sense occurs in tagged texts
+NAME = re.compile(r"[A-Z][a-z']+( [A-Z][a-z']+){0,2}")
 ALPHABET = re.compile(r"[a-z' ,.?!]+")
 VOWELLESS = {"hm", "hmm", "mm", "shh", "psst", "pst", "nth"}  # words all the same
 ABBREVIATIONS = {"etc", "prof", "gen", "sen", "gov", "rev", "capt", "ave", "inc"}
@@ -37,13 +45,7 @@ def wordnet_examples(directory: str | Path) -> list[str]:
     Kept are texts of 2 to 20 words and at most 120 characters that a speaker can read without guessing: no
     digits, initials, abbreviations or words in capitals. FileNotFoundError if a data file is not there.
     """
-    directory = Path(directory)
-    for name in WORDNET_FILES:
-        if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory} has no {name}: give the directory of WordNet 3's data files "
-                "(the Debian package wordnet-base puts it at /usr/share/wordnet)"
-            )
+    directory = _wordnet(directory)
     found = set()
     for name in WORDNET_FILES:
         for line in (directory / name).read_text(encoding="latin-1").splitlines():
@@ -53,6 +55,39 @@ def wordnet_examples(directory: str | Path) -> list[str]:
             if gloss.count('"') % 2 == 0:  # else there is no telling the examples from the definition
                 found.update(filter(None, map(_clean, re.findall(r'"([^"]+)"', gloss))))
     return sorted(found)
+
+
+def wordnet_names(directory: str | Path) -> dict[str, list[str]]:
+    """Return what fills the slots of `rare.txt`: the names of people ("who", of one word "surname") and of
+    places ("town"), and the words that occur in WordNet's tagged texts ("word"), each sorted.
+
+    FileNotFoundError if a data file is not there.
+    """
+    directory, found = _wordnet(directory), {"15": set(), "18": set()}  # lexicographer files of nouns
+    for line in (directory / "data.noun").read_text(encoding="latin-1").splitlines():
+        fields = line.split(" | ")[0].split()
+        if not line.startswith("  ") and fields[1] in found:
+            found[fields[1]].update(fields[4 : 4 + 2 * int(fields[3], 16) : 2])
+    people, places = ([name.replace("_", " ") for name in sorted(found[k])] for k in ("18", "15"))
+    people, places = (
+        [name.lower() for name in names if NAME.fullmatch(name) and all(map(_is_word, name.lower().split()))]
+        for names in (people, places)
+    )
+    counts = (line.split("%")[0] for line in (directory / COUNTS).read_text(encoding="latin-1").splitlines())
+    words = sorted({word for word in counts if re.fullmatch("[a-z]{3,14}", word) and _is_word(word)})
+    surnames = [name for name in people if " " not in name]
+    return {"who": people, "surname": surnames, "town": places, "word": words}
+
+
+def _wordnet(directory: str | Path) -> Path:
+    directory = Path(directory)
+    for name in (*WORDNET_FILES, COUNTS):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(
+                f"{directory} has no {name}: give the directory of WordNet 3's data files "
+                "(the Debian package wordnet-base puts it at /usr/share/wordnet)"
+            )
+    return directory
 
 
 def _clean(text: str) -> str | None:
@@ -160,15 +195,25 @@ NUMBERS: dict[str, Callable[[random.Random], str]] = {
     "letter": lambda rng: rng.choice("abcdefghijklmnopqrstuvwxyz"),
     "letters": _letters,
     "digits": lambda rng: " ".join(ONES[rng.randrange(10)] for _ in range(rng.randrange(3, 8))),
+    "price": lambda rng: spell_out(f"${rng.randrange(1, 200)}.{rng.randrange(100):02}"),
+    "time": lambda rng: spell_out(
+        f"{rng.randrange(1, 13)}:{rng.randrange(0, 60, 5):02}{rng.choice(('', ' a.m.', ' p.m.'))}"
+    ).rstrip(" ."),
+    "percent": lambda rng: spell_out(f"{rng.randrange(1, 101)}%"),
+    "measure": lambda rng: spell_out(
+        f"{rng.randrange(1, 100)}{rng.choice(('', f'.{rng.randrange(1, 10)}'))} "
+        f"{rng.choice(('kg', 'km', 'cm', 'm', 'miles', 'pounds', 'grams', 'liters', 'inches'))}"
+    ),
+    "count": lambda rng: spell_out(f"{rng.choice((rng.randrange(20, 1000), 100 * rng.randrange(10, 99)))}"),
 }
 
 # ---------------------------------------------------------------------------------------------- grammar
 
 
 @cache
-def _tables() -> tuple[dict[str, list[str]], list[list[str]], list[int]]:
-    """The grammar: slots and what may fill them, the sentences of each kind, the weights of the kinds."""
-    text = re.sub(r"^#.*\n", "", GRAMMAR.read_text(encoding="utf-8"), flags=re.MULTILINE)
+def _tables(grammar: Path) -> tuple[dict[str, list[str]], list[list[str]], list[int]]:
+    """A grammar: slots and what may fill them, the sentences of each kind, the weights of the kinds."""
+    text = re.sub(r"^#.*\n", "", grammar.read_text(encoding="utf-8"), flags=re.MULTILINE)
     lines = re.sub(r"\n +", " ", text).splitlines()
     tables: dict[str, list[tuple[str, list[str]]]] = {}
     for line in filter(None, lines):
@@ -178,10 +223,10 @@ def _tables() -> tuple[dict[str, list[str]], list[list[str]], list[int]]:
             name, fills = line.split(":", 1)
             rows.append((name, [fill.strip() for fill in fills.split("|")]))
     forms = ("do", "does", "did", "doing", "done")
-    slots = dict(tables["slots"]) | {form: [] for form in forms}
-    for verb, fills in tables["verbs"]:
+    slots = dict(tables["slots"])
+    for verb, fills in tables.get("verbs", ()):
         for form, word in zip(forms, verb.split(), strict=True):
-            slots[form] += [f"{word} {fill}" for fill in fills]
+            slots.setdefault(form, []).extend(f"{word} {fill}" for fill in fills)
     weights = [int(name.split()[0]) for name, _ in tables["sentences"]]
     return slots, [sentences for _, sentences in tables["sentences"]], weights
 
@@ -224,9 +269,25 @@ def everyday(n: int, seed: int) -> list[str]:
 
     Questions end in "?", one statement in two in a full stop.
     """
+    return _sentences(n, seed, *_tables(GRAMMAR), MAX_EVERYDAY_WORDS)
+
+
+def rare(n: int, seed: int, names: dict[str, list[str]]) -> list[str]:
+    """`n` different sentences of at most 24 words with `names` (`wordnet_names`) and numbers, likewise."""
+    slots, kinds, weights = _tables(RARE)
+    return _sentences(n, seed, _tables(GRAMMAR)[0] | slots | names, kinds, weights, MAX_RARE_WORDS)
+
+
+def _sentences(
+    n: int,
+    seed: int,
+    slots: dict[str, list[str]],
+    kinds: list[list[str]],
+    weights: list[int],
+    most_words: int,
+) -> list[str]:
     if n < 0:
         raise ValueError(f"n is {n}, but a number of sentences is 0 or more")
-    slots, kinds, weights = _tables()
     rng = random.Random(seed)
     found: dict[str, str] = {}
     while len(found) < n:  # ends: the grammar makes thousands of millions
@@ -235,7 +296,7 @@ def everyday(n: int, seed: int) -> list[str]:
         text = text if text.endswith("?") else text + "." * rng.randrange(2)
         words = _key(text)
         doubled = re.search(r"\b(\w+)(?:,| and| or| to| than) \1\b", text)  # "tea or tea?"
-        if not doubled and len(text) <= MAX_CHARS and words.count(" ") < MAX_EVERYDAY_WORDS:
+        if not doubled and len(text) <= MAX_CHARS and words.count(" ") < most_words:
             found.setdefault(words, text)
     return list(found.values())
 
@@ -253,8 +314,11 @@ def held_out() -> list[str]:
     return HELD_OUT.read_text(encoding="utf-8").splitlines()
 
 
-def training_texts(wordnet: str | Path, n_everyday: int, seed: int, without: Iterable[str]) -> list[str]:
-    """WordNet's examples and `n_everyday` everyday sentences, shuffled by `seed`; one text in 20 joins two.
+def training_texts(
+    wordnet: str | Path, n_everyday: int, n_rare: int, seed: int, without: Iterable[str]
+) -> list[str]:
+    """WordNet's examples, `n_everyday` everyday sentences and `n_rare` with rare words, shuffled by
+    `seed`; one text in 20 joins two.
 
     No text has the same words as another one, nor as one in `without`: case and punctuation do not count, and
     neither half of a joined text is in `without`. So up to `n_everyday` of everyday's sentences are there.
@@ -267,7 +331,8 @@ def training_texts(wordnet: str | Path, n_everyday: int, seed: int, without: Ite
         return key not in taken and not taken.add(key)
 
     texts = [t if t[-1] in ".?!" else t + "." * rng.randrange(2) for t in wordnet_examples(wordnet)]
-    texts = list(filter(new, texts + everyday(n_everyday, seed)))
+    texts += everyday(n_everyday, seed) + rare(n_rare, seed, wordnet_names(wordnet))
+    texts = list(filter(new, texts))
     joined = filter(new, _pairs(texts, len(texts) // (JOINED_SHARE - 1), rng))
     texts += list(joined)
     rng.shuffle(texts)
