@@ -725,6 +725,8 @@ def test_a_pause_stands_between_joined_utterances(tmp_path):
 def test_the_pause_is_the_built_in_voice_s(tmp_path):
     """Of another corpus's tokens nothing is known."""
     assert spoken.pause(tmp_path, 6) == []
+    (tmp_path / spoken.UNITS).write_text('["aa+1"]', encoding="utf-8")
+    assert spoken.pause(tmp_path, 6) == []
     (tmp_path / spoken.UNITS).write_text('["aa+1", "pau"]', encoding="utf-8")
     assert spoken.pause(tmp_path, 6) == [6, 7, 8, 9, 10] + [11] * 9
 

@@ -68,10 +68,12 @@ def write_corpus(
 
 def pause(directory: Path, frames_a_unit: int) -> list[int]:
     """Return the semantic tokens of the pause between two sentences; none for a corpus of other tokens."""
-    if not (directory / UNITS).is_file():
+    file = directory / UNITS
+    units = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    if PAUSE not in units:
         return []
-    unit = json.loads((directory / UNITS).read_text(encoding="utf-8")).index(PAUSE)
-    return [unit * frames_a_unit + min(k, frames_a_unit - 1) for k in range(BREAK)]
+    first = units.index(PAUSE) * frames_a_unit
+    return [first + min(k, frames_a_unit - 1) for k in range(BREAK)]
 
 
 def _spoken(job) -> list[tuple]:
