@@ -503,3 +503,45 @@ def test_small_config_of_other_sizes():
     found = dict(bark.generate_many(given, batch_size=3, config=settings))
     for i, clip in enumerate(expected):
         same(clip, found[i])
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "used"), [(1, 10**9, 1), (4, 10**9, 1), (4, 0, 3)], ids=["one", "four", "large"]
+)
+def test_small_work_stays_on_one_thread(rows, limit, used, monkeypatch):
+    """On a busy machine, small work that is divided waits longer for processors than it computes."""
+    seen, bark = set(), Bark.from_config(BarkConfig.tiny(), device="cpu")
+
+    class Watched(engine.Engine):
+        def decode(self, *args):
+            seen.add(("decode", torch.get_num_threads()))
+            return super().decode(*args)
+
+        def fine_logits(self, *args):
+            seen.add(("fine", torch.get_num_threads()))
+            return super().fine_logits(*args)
+
+        def synthesize(self, *args):
+            seen.add(("codec", torch.get_num_threads()))
+            return super().synthesize(*args)
+
+    monkeypatch.setattr(engine, "SMALL", limit)
+    monkeypatch.setattr(bark, "engine", Watched())
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        list(bark.generate_batch(["a"] * rows, seeds=range(rows), config=replace(SUNO, max_seconds=0.5)))
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(bark.coarse, "forward", None)
+        with pytest.raises(TypeError):
+            bark.generate("a", seed=0, config=replace(SUNO, max_seconds=0.5))
+        assert torch.get_num_threads() == 3  # after an error too
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {("decode", used), ("fine", used), ("codec", used)}
+
+
+def test_built_in_voice_is_small_work_alone():
+    bark = Bark.from_pretrained()
+    for name in STAGES:
+        assert engine.SMALL / 2 < engine.count_weights(getattr(bark, name)) <= engine.SMALL

@@ -17,6 +17,7 @@ from barklite import Voice
 from barklite.__main__ import main
 from barklite.decode import engine
 from barklite.speed import quantize
+from barklite.storage import atomic
 from tests import builders
 
 
@@ -185,6 +186,22 @@ def test_told_to_end(native):
     process.terminate()
     process.wait(timeout=60)
     assert process.returncode == 143
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("place, name", [(os, "open"), (atomic, "_locked")])
+def test_told_to_end_as_a_file_is_made(place, name, monkeypatch):
+    act = getattr(place, name)
+
+    def told(path, *rest, **options):
+        result = act(path, *rest, **options)
+        if os.listdir():
+            sys.exit(143)
+        return result
+
+    monkeypatch.setattr(place, name, told)
+    with pytest.raises(SystemExit), atomic.writing("a.wav"):
+        pass
     assert os.listdir() == []
 
 

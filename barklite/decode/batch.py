@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.codec import Codec
-from .engine import PLAIN, Engine, drop_row, engine_of
+from .engine import PLAIN, Engine, count_weights, drop_row, engine_of, enough_threads
 from .sampling import TokenSampler
 from .stages import CoarseStage, FineSequence, FineStage, SemanticStage, Sequence, not_finite
 
@@ -37,6 +37,7 @@ class BatchDecoder:
         self.stage, self.size, self.on_tokens = stage, size, on_tokens
         self.engine = engine_of(stage.model, engine)
         self.cache = self.engine.new_cache(stage.model, size, stage.max_length)
+        self.weights = count_weights(stage.model)
         self.sequences: list[Sequence] = []
 
     @property
@@ -66,7 +67,7 @@ class BatchDecoder:
             if sequence.remaining == 0:  # nothing to decode
                 self.remove(sequence)
                 return [sequence]
-        with torch.no_grad():
+        with torch.no_grad(), enough_threads(self.weights, len(rows)):
             self._prefill()
             samplers = self._samplers()
             ids = torch.tensor([sequence.last for sequence in rows], device=self.cache.keys.device)
@@ -179,6 +180,8 @@ def synthesize(codec: Codec, rows: Rows[Tensor], engine: Engine = PLAIN) -> list
     for group in groups.values():
         longest = max(rows[i].shape[1] for i in group)
         codes = torch.stack([F.pad(rows[i], (0, longest - rows[i].shape[1])) for i in group])
-        for i, sound in zip(group, engine.synthesize(codec, codes), strict=True):
+        with enough_threads(count_weights(codec), len(group)):
+            sounds = engine.synthesize(codec, codes)
+        for i, sound in zip(group, sounds, strict=True):
             audio[i] = sound[: rows[i].shape[1] * codec.config.hop].float()
     return audio

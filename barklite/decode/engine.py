@@ -3,7 +3,8 @@
 Axes: B rows, T positions, D width, V vocabulary, K codebooks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,33 @@ def engine_of(model: nn.Module, engine: Engine) -> Engine:
     """`engine`, or `PLAIN` if the model has forward hooks or the engine does not support it."""
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     return engine if engine.supports(model) and not hooked else PLAIN
+
+
+SMALL = 5_000_000  # weights times rows
+
+
+def count_weights(model: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+
+
+@contextmanager
+def enough_threads(weights: int, rows: int) -> Iterator[None]:
+    """Use one CPU thread while a model of so many weights computes `rows` rows, if that is too little work to
+    divide.
+
+    PyTorch divides every product, GELU and attention. On an idle machine that gains nothing for a model as
+    small as the built-in voice's; on a busy one each division waits for a processor, and a clip takes thirty
+    times as long.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or rows * weights > SMALL:
+        yield
+        return
+    torch.set_num_threads(1)  # PyTorch keeps the number for each calling thread
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def put_row(cache: KVCache, row: int, source: KVCache, index: int) -> None:

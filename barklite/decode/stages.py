@@ -17,7 +17,7 @@ from .. import reference
 from ..config import GenerationConfig, TokenConfig
 from ..models.fine import FineGPT
 from ..models.gpt import GPT
-from .engine import PLAIN, Engine, engine_of
+from .engine import PLAIN, Engine, count_weights, engine_of, enough_threads
 from .sampling import NoiseSource, coarse_samplers, draw, exponential, probabilities, semantic_sampler
 
 if TYPE_CHECKING:
@@ -196,6 +196,7 @@ class FineStage:
         on_pass: called after each pass with its number of rows.
         """
         sequences, t, engine = list(sequences), self.tokens, engine_of(self.model, engine)
+        weights = count_weights(self.model)
         for i in range(max((len(sequence.windows) for sequence in sequences), default=0)):
             for k in range(min(sequence.n_given for sequence in sequences), t.n_codebooks):
                 group = [
@@ -204,7 +205,8 @@ class FineStage:
                 group = [sequence for sequence in group if sequence.error is None]
                 if group:
                     start = time.perf_counter()
-                    self._fill(group, i, k, engine)
+                    with enough_threads(weights, len(group)):
+                        self._fill(group, i, k, engine)
                     on_pass(len(group))
                     for sequence in group:
                         sequence.seconds += (time.perf_counter() - start) / len(group)

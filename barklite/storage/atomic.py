@@ -174,12 +174,17 @@ def _unfinished(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         path = folder / f".{secrets.token_hex(6)}.partial"
         try:
             descriptor = make(path)
+            _locked(descriptor)
+            there = os.path.lexists(path)
         except FileNotFoundError:
             if folder.is_dir():
                 continue
             raise
-        _locked(descriptor)
-        if os.path.lexists(path):
+        except SystemExit:  # by a signal
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+            raise
+        if there:
             return path, descriptor
         os.close(descriptor)
 
