@@ -4,7 +4,7 @@ source, and an estimated mean opinion score.
     python -m benchmarks.intelligibility              the built-in voice: 120 sentences, 2 speakers
     python -m benchmarks.intelligibility --limit 5    a quick look
     python -m benchmarks.intelligibility --plots DIR  and spectrograms and sounds of the first sentence
-    python -m benchmarks.intelligibility --sentences benchmarks/harder.txt
+    python -m benchmarks.intelligibility --sentences barklite/training/harder.txt
                                                       40 with names, numbers and subordinate clauses
 
 Each speaker is measured as "source" (flite, the synthesiser that was the teacher), as "codec" (the source

@@ -23,7 +23,7 @@ MAX_WORDNET_WORDS = 20
 MAX_EVERYDAY_WORDS = 14
 MAX_RARE_WORDS = 24
 JOINED_SHARE = 20  # one text in so many is two sentences joined
-HELD_OUT = Path(__file__).with_name("held_out.txt")
+HELD_OUT, HARDER = map(Path(__file__).with_name, ("held_out.txt", "harder.txt"))
 GRAMMAR = Path(__file__).with_name("everyday.txt")
 RARE = Path(__file__).with_name("rare.txt")
 
@@ -310,8 +310,10 @@ def _key(text: str) -> str:
 
 
 def held_out() -> list[str]:
-    """The sentences by which the voice is judged (`benchmarks.intelligibility`): it must not learn them."""
-    return HELD_OUT.read_text(encoding="utf-8").splitlines()
+    """The sentences by which the voice is judged (`benchmarks.intelligibility`), numbers in words. It must
+    not learn them.
+    """
+    return [spell_out(line) for file in (HELD_OUT, HARDER) for line in file.read_text("utf-8").splitlines()]
 
 
 def training_texts(
