@@ -22,8 +22,8 @@ SETTINGS = {
     "quantizer": Settings(steps=600, batch_size=4096),
     "decoder": Settings(steps=16_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
     "encoder": Settings(steps=2_400, batch_size=8, lr=1.5e-3, muon_lr=0),
-    "semantic": Settings(steps=18_500, batch_size=16),
-    "coarse": Settings(steps=3_200, batch_size=16),
+    "semantic": Settings(steps=24_000, batch_size=16),
+    "coarse": Settings(steps=4_800, batch_size=16),
     "fine": Settings(steps=700, batch_size=12),
 }
 
@@ -34,7 +34,7 @@ class Recipe:
 
     wordnet: str = "/usr/share/wordnet"
     n_everyday: int = 40_000
-    n_rare: int = 30_000
+    n_rare: int = 36_000
     n_audio: int = 8_000  # texts with audio, by alternating speakers
     seed: int = 0
     size: tuple[int, int, int] = (5, 6, 192)  # layers, heads, width of each token model
