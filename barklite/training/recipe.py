@@ -23,7 +23,7 @@ SETTINGS = {
     "decoder": Settings(steps=16_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
     "encoder": Settings(steps=2_400, batch_size=8, lr=1.5e-3, muon_lr=0),
     "semantic": Settings(steps=24_000, batch_size=16),
-    "coarse": Settings(steps=4_800, batch_size=16),
+    "coarse": Settings(steps=4_400, batch_size=16),
     "fine": Settings(steps=700, batch_size=12),
 }
 
