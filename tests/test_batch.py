@@ -525,7 +525,7 @@ def test_small_work_stays_on_one_thread(rows, limit, used, monkeypatch):
             seen.add(("codec", torch.get_num_threads()))
             return super().synthesize(*args)
 
-    monkeypatch.setattr(engine, "SMALL", limit)
+    monkeypatch.setattr(engine.Engine, "small", limit)
     monkeypatch.setattr(bark, "engine", Watched())
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -544,4 +544,18 @@ def test_small_work_stays_on_one_thread(rows, limit, used, monkeypatch):
 def test_built_in_voice_is_small_work_alone():
     bark = Bark.from_pretrained()
     for name in STAGES:
-        assert engine.SMALL / 2 < engine.count_weights(getattr(bark, name)) <= engine.SMALL
+        assert bark.engine.small / 2 < engine.count_weights(getattr(bark, name)) <= bark.engine.small
+
+
+def test_compiled_steps_keep_their_threads():
+    """torch.compile would compile them again for another number of threads."""
+    compiled = graphs.StepEngine([], torch.device("cpu"), CompileConfig(backend=None))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with compiled.threads(1, 1):
+            assert torch.get_num_threads() == 3
+        with engine.PLAIN.threads(1, 1):
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.codec import Codec
-from .engine import PLAIN, Engine, count_weights, drop_row, engine_of, enough_threads
+from .engine import PLAIN, Engine, count_weights, drop_row, engine_of
 from .sampling import TokenSampler
 from .stages import CoarseStage, FineSequence, FineStage, SemanticStage, Sequence, not_finite
 
@@ -67,7 +67,7 @@ class BatchDecoder:
             if sequence.remaining == 0:  # nothing to decode
                 self.remove(sequence)
                 return [sequence]
-        with torch.no_grad(), enough_threads(self.weights, len(rows)):
+        with torch.no_grad(), self.engine.threads(self.weights, len(rows)):
             self._prefill()
             samplers = self._samplers()
             ids = torch.tensor([sequence.last for sequence in rows], device=self.cache.keys.device)
@@ -180,7 +180,7 @@ def synthesize(codec: Codec, rows: Rows[Tensor], engine: Engine = PLAIN) -> list
     for group in groups.values():
         longest = max(rows[i].shape[1] for i in group)
         codes = torch.stack([F.pad(rows[i], (0, longest - rows[i].shape[1])) for i in group])
-        with enough_threads(count_weights(codec), len(group)):
+        with engine.threads(count_weights(codec), len(group)):
             sounds = engine.synthesize(codec, codes)
         for i, sound in zip(group, sounds, strict=True):
             audio[i] = sound[: rows[i].shape[1] * codec.config.hop].float()

@@ -19,11 +19,31 @@ class Engine:
     """Runs the models' own forward functions, one call a step. Assign a subclass to `Bark.engine`."""
 
     chunk = 1  # steps between two checks for the end of a row
+    small = 5_000_000  # weights times rows that one CPU thread computes
 
     def supports(self, model: nn.Module) -> bool:
         """Whether this engine gives the same results as the model's own forward. If not, `PLAIN` runs the
         model."""
         return True
+
+    @contextmanager
+    def threads(self, weights: int, rows: int) -> Iterator[None]:
+        """Use one CPU thread while a model of so many weights computes `rows` rows, if that is too little to
+        divide.
+
+        PyTorch divides every product, GELU and attention. On an idle machine that gains nothing for a model
+        as small as the built-in voice's; on a busy one each division waits for a processor, and a clip takes
+        thirty times as long.
+        """
+        before = torch.get_num_threads()
+        if before == 1 or rows * weights > self.small:
+            yield
+            return
+        torch.set_num_threads(1)  # PyTorch keeps the number for each calling thread
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def new_cache(self, model: GPT, rows: int, max_length: int) -> KVCache:
         """An empty cache with room for `rows` rows of up to `max_length` positions."""
@@ -90,31 +110,8 @@ def engine_of(model: nn.Module, engine: Engine) -> Engine:
     return engine if engine.supports(model) and not hooked else PLAIN
 
 
-SMALL = 5_000_000  # weights times rows
-
-
 def count_weights(model: nn.Module) -> int:
     return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-
-
-@contextmanager
-def enough_threads(weights: int, rows: int) -> Iterator[None]:
-    """Use one CPU thread while a model of so many weights computes `rows` rows, if that is too little work to
-    divide.
-
-    PyTorch divides every product, GELU and attention. On an idle machine that gains nothing for a model as
-    small as the built-in voice's; on a busy one each division waits for a processor, and a clip takes thirty
-    times as long.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1 or rows * weights > SMALL:
-        yield
-        return
-    torch.set_num_threads(1)  # PyTorch keeps the number for each calling thread
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def put_row(cache: KVCache, row: int, source: KVCache, index: int) -> None:

@@ -17,7 +17,7 @@ from .. import reference
 from ..config import GenerationConfig, TokenConfig
 from ..models.fine import FineGPT
 from ..models.gpt import GPT
-from .engine import PLAIN, Engine, count_weights, engine_of, enough_threads
+from .engine import PLAIN, Engine, count_weights, engine_of
 from .sampling import NoiseSource, coarse_samplers, draw, exponential, probabilities, semantic_sampler
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class FineStage:
                 group = [sequence for sequence in group if sequence.error is None]
                 if group:
                     start = time.perf_counter()
-                    with enough_threads(weights, len(group)):
+                    with engine.threads(weights, len(group)):
                         self._fill(group, i, k, engine)
                     on_pass(len(group))
                     for sequence in group:

@@ -219,6 +219,7 @@ class StepEngine(Engine):
 
     start_step, frame_step = 128, 128  # first row of a fine window's result, frames of sound: likewise
     most = 256  # graphs kept
+    small = 0  # torch.compile compiles again for another number of threads
 
     def __init__(self, models: list[GPT], device: torch.device, config: CompileConfig | None = None):
         self.device, self.config = device, config or CompileConfig()
