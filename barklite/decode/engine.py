@@ -33,7 +33,8 @@ class Engine:
 
         PyTorch divides every product, GELU and attention. On an idle machine that gains nothing for a model
         as small as the built-in voice's; on a busy one each division waits for a processor, and a clip takes
-        thirty times as long.
+        thirty times as long. Threads that begin meanwhile and use PyTorch have one, too. `small = 0` turns
+        this off.
         """
         before = torch.get_num_threads()
         if before == 1 or rows * weights > self.small:
