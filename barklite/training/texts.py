@@ -118,22 +118,13 @@ def _is_word(word: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------- numbers
 
-ONES = re.findall(
-    r"\w+",
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen",
-)
-TENS = ["_", "_", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth"}
-ORDINALS |= {"nine": "ninth", "twelve": "twelfth"}
+SMALL = [spell_out(str(n)) for n in range(100)]
 
 
 def _words(n: int) -> str:
     """A whole number below a thousand million in words: 342 -> "three hundred and forty two"."""
-    if n < 20:
-        return ONES[n]
     if n < 100:
-        return TENS[n // 10] + (f" {ONES[n % 10]}" if n % 10 else "")
+        return SMALL[n]
     for size, name in ((10**6, "million"), (1000, "thousand"), (100, "hundred")):
         if n >= size:
             rest = n % size
@@ -143,9 +134,7 @@ def _words(n: int) -> str:
 
 
 def _ordinal(n: int) -> str:
-    *front, last = _words(n).split()
-    last = ORDINALS.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
-    return " ".join([*front, last])
+    return spell_out(f"{n}th")
 
 
 def _year(rng: random.Random) -> str:
@@ -166,7 +155,7 @@ def _number(rng: random.Random) -> str:
 
 
 def _clock(rng: random.Random) -> str:
-    hour = ONES[rng.randrange(1, 13)]
+    hour = SMALL[rng.randrange(1, 13)]
     minutes = rng.choice(("five", "ten", "a quarter", "twenty", "twenty five"))
     return rng.choice(
         (
@@ -194,7 +183,7 @@ NUMBERS: dict[str, Callable[[random.Random], str]] = {
     "clock": _clock,
     "letter": lambda rng: rng.choice("abcdefghijklmnopqrstuvwxyz"),
     "letters": _letters,
-    "digits": lambda rng: " ".join(ONES[rng.randrange(10)] for _ in range(rng.randrange(3, 8))),
+    "digits": lambda rng: " ".join(SMALL[rng.randrange(10)] for _ in range(rng.randrange(3, 8))),
     "price": lambda rng: spell_out(f"${rng.randrange(1, 200)}.{rng.randrange(100):02}"),
     "time": lambda rng: spell_out(
         f"{rng.randrange(1, 13)}:{rng.randrange(0, 60, 5):02}{rng.choice(('', ' a.m.', ' p.m.'))}"
