@@ -217,6 +217,7 @@ def test_rare_words_and_numbers(wordnet):
 def test_training_texts_leave_out_the_test_sentences(wordnet):
     sentences = held_out()
     assert len(sentences) == len(set(map(words, sentences))) == 160
+    assert not re.search(r"\d", " ".join(sentences))  # as the training texts say them
     some = everyday(400, seed=5)
     without = [
         *sentences,
