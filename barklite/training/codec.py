@@ -2,8 +2,9 @@
 
 1. The quantiser: codebooks for the latents of the recordings. Then the codes are known, and the token models
    can train before the decoder.
-2. The decoder: from the codes' vectors to audio, with a random number of codebooks (quantiser dropout). The
-   losses are a spectral one and the waveform's distance (the codes contain the phase), later an adversary.
+2. The decoder: from the codes' vectors to audio, with a random number of codebooks (quantiser dropout),
+   mostly the coarse ones, because the fine codes can hardly be predicted from them. The losses are a spectral
+   one and the waveform's distance (the codes contain the phase), later an adversary.
 3. The encoder, which only `Bark.encode` needs: regression from audio to latents.
 
 Axes: B batch, K codebooks, T frames.
@@ -34,6 +35,7 @@ from .spectrum import N_PITCH, PARTS, latents, spectral_loss
 FILE = "quantizer.safetensors"
 MAX_RECORDINGS = 1500  # that the quantiser learns from
 FRAMES = 40  # per training example of the decoder and encoder
+COARSE_ONLY = 0.6  # share of the decoder's examples with only the coarse codebooks
 WAVEFORM = 4.0  # weight of the waveform loss before the adversary starts
 ADVERSARY_START = 2500  # step of the decoder
 SPECTRAL, ADVERSARIAL, FEATURES = 3.0, 0.1, 0.5  # weights of the losses after the adversary starts
@@ -170,7 +172,7 @@ def train_decoder(corpus: Corpus, config: BarkConfig, run: Run, quantizer: Resid
         return model(z).squeeze(1).float(), target
 
     def loss(model: nn.Module, rng: np.random.Generator) -> Loss:
-        K = most if rng.random() < 0.5 else int(rng.integers(least, most + 1))
+        K = least if rng.random() < COARSE_ONLY else int(rng.integers(least, most + 1))
         audio, target = example(model, "train", rng, run.settings.batch_size, K)
         spectral = spectral_loss(audio, target, codec.sample_rate)
         waveform = F.l1_loss(audio, target)

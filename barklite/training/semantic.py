@@ -1,5 +1,6 @@
 """Trains the semantic model: text to semantic tokens (spec 4.1)."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.gpt import GPT
+from ..models.gpt import GPT, cross_entropy
 from ..text.tokenizer import Tokenizer
 from .examples import IGNORE, Examples, accuracy
 from .loop import Loss, Run
 
 GUIDE = 0.2  # weight of the attention guide
+BEGINNING = math.log(2.0)  # what is added to the logits of `beginnings`
 JOINED = 3  # most utterances in an example
 
 
@@ -26,12 +28,17 @@ class Semantic(Examples):
     text's positions take the same time whether they are used or not. Between the utterances stand the tokens
     `pause` instead of the silence at their ends, which has the same tokens.
 
+    The logits of the tokens `beginnings` are learned log 2 too high (logit adjustment, Menon et al., 2021):
+    they begin a phone, and the built-in voice is generated greedily. A phone would end when its end becomes
+    likelier than another frame, given all the frames before, and that is later than its median duration.
+
     Skips rows that do not fit the model: without text ids, or with too many text ids or semantic tokens.
     ValueError if none is left to train on.
     """
 
     tokenizer: Tokenizer
     pause: Sequence[int] = ()
+    beginnings: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         tokens, most = self.config.tokens, self.config.max_semantic_tokens
@@ -120,13 +127,15 @@ class Semantic(Examples):
         return semantic, spans
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the model's loss, the logits of the semantic tokens (B, 1 + N, V) and their targets."""
+        """Return the loss, the logits of the semantic tokens (B, 1 + N, V), adjusted, and their targets."""
         module = getattr(model, "module", model)  # unwrap DistributedDataParallel
         text, history, rest, targets, _ = (t.to(module.wpe.weight.device) for t in batch)
         embeds = torch.cat((module.wte(text) + module.wte(history), module.wte(rest)), 1)
-        nothing = targets.new_full(text.shape, IGNORE)
-        logits, loss = model(embeds=embeds, targets=torch.cat((nothing, targets), 1))
-        return loss, logits[:, text.shape[1] :], targets
+        logits = model(embeds=embeds)[0][:, text.shape[1] :]
+        adjustment = logits.new_zeros(logits.shape[-1])
+        adjustment[list(self.beginnings)] = BEGINNING
+        logits = logits - adjustment
+        return cross_entropy(logits, targets), logits, targets
 
     def measure(self, model: nn.Module, which: str, n: int, rng: np.random.Generator) -> Loss:
         batch = self.batch(which, n, rng)

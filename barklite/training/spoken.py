@@ -68,12 +68,22 @@ def write_corpus(
 
 def pause(directory: Path, frames_a_unit: int) -> list[int]:
     """Return the semantic tokens of the pause between two sentences; none for a corpus of other tokens."""
-    file = directory / UNITS
-    units = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    units = units_of(directory)
     if PAUSE not in units:
         return []
     first = units.index(PAUSE) * frames_a_unit
     return [first + min(k, frames_a_unit - 1) for k in range(BREAK)]
+
+
+def beginnings(directory: Path, frames_a_unit: int) -> range:
+    """Return the semantic tokens of the units' first frames; none for a corpus of other tokens."""
+    return range(0, len(units_of(directory)) * frames_a_unit, frames_a_unit)
+
+
+def units_of(directory: Path) -> list[str]:
+    """Read `units.json`; an empty list without one."""
+    file = directory / UNITS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
 def _spoken(job) -> list[tuple]:

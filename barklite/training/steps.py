@@ -146,8 +146,8 @@ def train(
             )
         codec_training.train_encoder(corpus, config, run)
     elif name == "semantic":
-        pause = spoken.pause(corpus.directory, FRAMES_A_UNIT)
-        Semantic(corpus, config, tokenizer_of(directory, config), pause).train(run)
+        ids = (f(corpus.directory, FRAMES_A_UNIT) for f in (spoken.pause, spoken.beginnings))
+        Semantic(corpus, config, tokenizer_of(directory, config), *ids).train(run)
     elif name == "coarse":
         Coarse(corpus, config).train(run)
     else:
