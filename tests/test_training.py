@@ -737,6 +737,21 @@ def test_beginnings_are_learned_twice_as_likely(tmp_path):
     torch.testing.assert_close(loss, by_hand)
 
 
+def test_the_command_passes_what_the_units_say(tmp_path, monkeypatch):
+    sounds.prepared(tmp_path)
+    (tmp_path / "data" / spoken.UNITS).write_text('["pau", "t"]', encoding="utf-8")
+    made = []
+
+    class Kept(Semantic):
+        def train(self, run):
+            made.append(self)
+
+    monkeypatch.setattr(steps, "Semantic", Kept)
+    steps.train(tmp_path, "semantic", Settings(steps=1), CPU)
+    assert list(made[0].pause) == [0, 1, 2, 3, 4] + [5] * 9
+    assert list(made[0].beginnings) == [0, 6]
+
+
 def test_the_pause_is_the_built_in_voice_s(tmp_path):
     """Of another corpus's tokens nothing is known."""
     assert spoken.pause(tmp_path, 6) == []

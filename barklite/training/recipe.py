@@ -20,9 +20,9 @@ FRAMES_A_UNIT = 6  # semantic ids per phone; the last one repeats
 
 SETTINGS = {
     "quantizer": Settings(steps=600, batch_size=4096),
-    "decoder": Settings(steps=16_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
+    "decoder": Settings(steps=24_500, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
     "encoder": Settings(steps=2_400, batch_size=8, lr=1.5e-3, muon_lr=0),
-    "semantic": Settings(steps=24_000, batch_size=16),
+    "semantic": Settings(steps=27_000, batch_size=16),
     "coarse": Settings(steps=4_400, batch_size=16),
     "fine": Settings(steps=700, batch_size=12),
 }
