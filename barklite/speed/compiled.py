@@ -238,19 +238,25 @@ class CompiledCPUEngine(Engine):
         x = torch.zeros(model.config.n_embd)
         cache, weights = step_cache(model, 1, kv), [t.detach() for t in block_tensors(model.h[0])]
         keys, values = cache.keys[0, 0], cache.values[0, 0]  # (H, S, d)
-        filled = torch.export.Dim("filled", min=2, max=model.config.block_size)
-        shapes = (None, {1: filled}, {1: filled}, None, None, (None,) * (len(weights) - 2))
+
+        def shapes() -> tuple:
+            filled = torch.export.Dim("filled", min=2, max=model.config.block_size)
+            return None, {1: filled}, {1: filled}, None, None, (None,) * (len(weights) - 2)
+
         example = (x, keys.zero_()[:, :9], values.zero_()[:, :9], *weights)
         return self._compiled(BlockStep(model.h[0]), example, shapes)
 
     def _head(self, model: GPT) -> Callable:
         weights = [t.detach()[:64] for t in tensors(model.lm_head)]
-        ids = torch.export.Dim("ids", min=2, max=2**24)
-        shapes = (None, None, tuple({0: ids} for _ in weights))
+
+        def shapes() -> tuple:
+            ids = torch.export.Dim("ids", min=2, max=2**24)
+            return None, None, tuple({0: ids} for _ in weights)
+
         example = (torch.zeros(model.config.n_embd), model.ln_f.weight.detach(), *weights)
         return self._compiled(HeadStep(model), example, shapes)
 
-    def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: tuple) -> Callable:
+    def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: Callable) -> Callable:
         step, seconds = native.compiled(module, example, shapes, (sys.modules[__name__], many_rows, quantize))
         self.seconds += seconds
         return step

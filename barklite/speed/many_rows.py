@@ -27,14 +27,20 @@ def has_rows(model: GPT | FineGPT) -> bool:
     return even and has_int8_products() and all(isinstance(linear, (Linear8, Linear4)) for linear in products)
 
 
-def parts(model: GPT | FineGPT) -> list[tuple[nn.Module, tuple[Tensor, ...], tuple]]:
-    """Return the modules to compile for a model, each with example arguments and their dynamic axes."""
-    block, x, n = model.h[0], torch.zeros(96, model.config.n_embd), torch.export.Dim("rows", min=2)
+def parts(model: GPT | FineGPT) -> list[tuple[nn.Module, tuple[Tensor, ...], Callable[[], tuple]]]:
+    """Return the modules to compile for a model, each with example arguments and a function that returns
+    their dynamic axes.
+    """
+    block, x = model.h[0], torch.zeros(96, model.config.n_embd)
     before, after = before_tensors(block), after_tensors(block)
-    fixed = [(None, None, (None,) * (len(weights) - 2)) for weights in (before, after)]  # norm, then products
+
+    def axes(n_inputs: int, weights: tuple[Tensor, ...]) -> tuple:
+        rows = torch.export.Dim("rows", min=2)
+        return *({0: rows},) * n_inputs, None, None, (None,) * (len(weights) - 2)  # norm, then products
+
     return [
-        (BeforeAttention(block), (x, *before), ({0: n}, *fixed[0])),
-        (AfterAttention(block), (x, x.bfloat16(), *after), ({0: n}, {0: n}, *fixed[1])),
+        (BeforeAttention(block), (x, *before), partial(axes, 1, before)),
+        (AfterAttention(block), (x, x.bfloat16(), *after), partial(axes, 2, after)),
     ]
 
 

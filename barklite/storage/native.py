@@ -29,13 +29,14 @@ INDUCTOR_LIMIT = 100_000_000  # bytes of PyTorch's own cache; it is cleared if i
 
 
 def compiled(
-    module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, code: Iterable[ModuleType]
+    module: nn.Module, example: tuple[Tensor, ...], shapes: Callable[[], tuple], code: Iterable[ModuleType]
 ) -> tuple[Callable, float]:
     """Compile `module`, or load it from the cache. Return the function and the seconds spent on compiling.
 
-    module: its `settings()` are the constants in its code. example, shapes: arguments of
-    `torch.export.export`. code: the Python modules with its source. Processes that need the same package
-    wait for the first to compile it. ValueError if this machine cannot compile.
+    module: its `settings()` are the constants in its code. example: arguments for `torch.export.export`.
+    shapes: returns its `dynamic_shapes`; called only to compile, because `Dim` imports sympy. code: the
+    Python modules with its source. Processes that need the same package wait for the first to compile it.
+    ValueError if this machine cannot compile.
     """
     key, folder = _key(module, example, code), _packages()
     atomic.sweep(os.path.abspath(folder))
@@ -105,7 +106,9 @@ def _keep(folder: Path, key: str, package: bytes) -> None:
         tell(f"the compiled step cannot be cached: {first_line(error)}")
 
 
-def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, folder: Path) -> bytes:
+def compile_to(
+    module: nn.Module, example: tuple[Tensor, ...], shapes: Callable[[], tuple], folder: Path
+) -> bytes:
     """Compile `module` in a temporary directory and return the package. ValueError if it fails."""
     options = {"cpp.enable_floating_point_contract_flag": "fast"}  # fused multiply-add
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
@@ -121,7 +124,7 @@ def compile_to(module: nn.Module, example: tuple[Tensor, ...], shapes: tuple, fo
             warnings.simplefilter("ignore")
             if hasattr(config.aot_inductor, "precompile_headers"):
                 options["aot_inductor.precompile_headers"] = False  # they would be in the shared /tmp
-            exported = torch.export.export(module, example, dynamic_shapes=shapes)
+            exported = torch.export.export(module, example, dynamic_shapes=shapes())
             path = Path(scratch, "step.pt2")
             aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
             return path.read_bytes()
