@@ -187,6 +187,16 @@ def test_compiled_once(compiled, monkeypatch, capsys):
         Bark.from_config(BarkConfig.tiny(), device="cpu", compile=True)  # another size
 
 
+def test_the_axes_of_many_rows_are_made_only_to_compile(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("not compiled, but sympy imported")
+
+    monkeypatch.setattr(torch.export, "Dim", refuse)
+    for _, _, axes in many_rows.parts(wide(quantize="int8").semantic):
+        with pytest.raises(AssertionError, match="not compiled"):
+            axes()
+
+
 KEYS = """
 from barklite.speed import compiled as compile
 from barklite.storage import native
