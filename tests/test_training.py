@@ -752,6 +752,21 @@ def test_the_command_passes_what_the_units_say(tmp_path, monkeypatch):
     assert list(made[0].beginnings) == [0, 6]
 
 
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ("[", "units.json is damaged: Expecting value"),
+        ('{"pau": 0}', "units.json is damaged: it is not a list of names"),
+        ('["pau", "t", "s"]', "has 3 units: too many for config.json's semantic_vocab_size, 12"),
+    ],
+)
+def test_units_that_cannot_be(units, message, tmp_path):
+    sounds.prepared(tmp_path)
+    (tmp_path / "data" / spoken.UNITS).write_text(units, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        steps.train(tmp_path, "semantic", Settings(steps=1), CPU)
+
+
 def test_the_pause_is_the_built_in_voice_s(tmp_path):
     """Of another corpus's tokens nothing is known."""
     assert spoken.pause(tmp_path, 6) == []

@@ -256,7 +256,9 @@ class CompiledCPUEngine(Engine):
         example = (torch.zeros(model.config.n_embd), model.ln_f.weight.detach(), *weights)
         return self._compiled(HeadStep(model), example, shapes)
 
-    def _compiled(self, module: nn.Module, example: tuple[Tensor, ...], shapes: Callable) -> Callable:
+    def _compiled(
+        self, module: nn.Module, example: tuple[Tensor, ...], shapes: Callable[[], tuple]
+    ) -> Callable:
         step, seconds = native.compiled(module, example, shapes, (sys.modules[__name__], many_rows, quantize))
         self.seconds += seconds
         return step

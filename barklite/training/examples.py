@@ -1,5 +1,5 @@
 """What the training of the three token models has in common (`semantic`, `coarse`, `fine`): examples with the
-layout of generation, and the models' own losses (`targets=`).
+layout of generation, and the loss.
 
 Most examples have another utterance of the same speaker as history, so that the models learn voice prompts.
 Axes: B batch, T positions or frames, K codebooks, N semantic tokens.

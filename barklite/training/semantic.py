@@ -15,7 +15,7 @@ from .examples import IGNORE, Examples, accuracy
 from .loop import Loss, Run
 
 GUIDE = 0.2  # weight of the attention guide
-BEGINNING = math.log(2.0)  # what is added to the logits of `beginnings`
+BEGINNING = math.log(2.0)  # by which the logits of `beginnings` are learned too high
 JOINED = 3  # most utterances in an example
 
 
@@ -28,9 +28,9 @@ class Semantic(Examples):
     text's positions take the same time whether they are used or not. Between the utterances stand the tokens
     `pause` instead of the silence at their ends, which has the same tokens.
 
-    The logits of the tokens `beginnings` are learned log 2 too high (logit adjustment, Menon et al., 2021):
-    they begin a phone, and the built-in voice is generated greedily. A phone would end when its end becomes
-    likelier than another frame, given all the frames before, and that is later than its median duration.
+    The model learns the logits of the tokens `beginnings`, which begin a phone, log 2 too high (logit
+    adjustment, Menon et al., 2021). Without it, greedy generation would end a phone only when its end is
+    likelier than another frame, given the frames before, and that is later than the median duration.
 
     Skips rows that do not fit the model: without text ids, or with too many text ids or semantic tokens.
     ValueError if none is left to train on.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..messages import first_line
 from .data import Writer
 from .speech import PAUSE, RATE, TRACK, Speaker, Speech, speak
 
@@ -81,9 +82,15 @@ def beginnings(directory: Path, frames_a_unit: int) -> range:
 
 
 def units_of(directory: Path) -> list[str]:
-    """Read `units.json`; an empty list without one."""
+    """Read `units.json`; an empty list without one. ValueError if it is damaged."""
     file = directory / UNITS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    try:
+        units = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {first_line(error)}") from None
+    if not (isinstance(units, list) and all(isinstance(unit, str) for unit in units)):
+        raise ValueError(f"{file} is damaged: it is not a list of names")
+    return units
 
 
 def _spoken(job) -> list[tuple]:

@@ -146,8 +146,14 @@ def train(
             )
         codec_training.train_encoder(corpus, config, run)
     elif name == "semantic":
-        ids = (f(corpus.directory, FRAMES_A_UNIT) for f in (spoken.pause, spoken.beginnings))
-        Semantic(corpus, config, tokenizer_of(directory, config), *ids).train(run)
+        pause = spoken.pause(corpus.directory, FRAMES_A_UNIT)
+        beginnings = spoken.beginnings(corpus.directory, FRAMES_A_UNIT)
+        if len(beginnings) * FRAMES_A_UNIT > config.tokens.semantic_vocab_size:
+            raise ValueError(
+                f"{corpus.directory / spoken.UNITS} has {len(beginnings)} units: too many for config.json's "
+                f"semantic_vocab_size, {config.tokens.semantic_vocab_size}"
+            )
+        Semantic(corpus, config, tokenizer_of(directory, config), pause, beginnings).train(run)
     elif name == "coarse":
         Coarse(corpus, config).train(run)
     else:
