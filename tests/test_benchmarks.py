@@ -139,11 +139,11 @@ def test_quality_of_float32_is_its_own(capsys):
         assert 0 < one["same_greedy"] < 1, path
 
 
-OTHER = voice_config(256, 100, (1, 2, 16))  # three coarse codebooks of six, shorter prompts and windows
+OTHER = voice_config(256, 100, (1, 2, 16))  # four coarse codebooks of six, shorter prompts and windows
 
 
 @pytest.mark.parametrize(
-    "config, longest", [(BarkConfig.tiny(), (600, 600)), (OTHER, (513, 180))], ids=["bark", "other"]
+    "config, longest", [(BarkConfig.tiny(), (600, 600)), (OTHER, (513, 240))], ids=["bark", "other"]
 )
 def test_the_two_paths_of_quality_see_the_same(config, longest):
     """The steps' logits are the rows of the one forward that answer for the same tokens."""
@@ -190,8 +190,8 @@ def test_quality_of_the_built_in_voice(monkeypatch, tmp_path, capsys):
     assert (result["weights"], result["size"]) == ("built-in", "built-in")
     assert "the built-in voice's weights" in text
     paths = result["formats"]["float32"]
-    assert set(paths) >= {"fine 3 prompt", "fine 5 prompt", "coarse step"}
-    assert 600 <= paths["coarse prompt"]["positions"] < 600 + 180
+    assert set(paths) >= {"fine 4 prompt", "fine 5 prompt", "coarse step"}
+    assert 600 <= paths["coarse prompt"]["positions"] < 600 + 240
     assert all(one["kl_nats"] == 0 for one in paths.values())
     assert all(one["kl_nats"] > 0 for one in result["formats"]["int8"].values())
 

@@ -1114,7 +1114,7 @@ def test_the_built_in_voices_configuration():
     config = voice_config(30, 400)
     assert config.codec.sample_rate / config.codec.hop == config.tokens.semantic_rate == 50
     assert config.max_semantic_tokens == 512 + 1
-    assert config.coarse.block_size == 80 + 1 + 120 + 60
+    assert config.coarse.block_size == 80 + 1 + 160 + 80
     config.check(config.generation)
     assert SETTINGS.keys() == {"quantizer", *NAMES}
 

@@ -20,11 +20,11 @@ FRAMES_A_UNIT = 6  # semantic ids per phone; the last one repeats
 
 SETTINGS = {
     "quantizer": Settings(steps=600, batch_size=4096),
-    "decoder": Settings(steps=24_500, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
+    "decoder": Settings(steps=35_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
     "encoder": Settings(steps=2_400, batch_size=8, lr=1.5e-3, muon_lr=0),
     "semantic": Settings(steps=27_000, batch_size=16),
-    "coarse": Settings(steps=4_400, batch_size=16),
-    "fine": Settings(steps=700, batch_size=12),
+    "coarse": Settings(steps=7_800, batch_size=16),
+    "fine": Settings(steps=1_300, batch_size=12),
 }
 
 
@@ -44,9 +44,9 @@ def voice_config(
     n_text_ids: int, n_semantic_ids: int, size: tuple[int, int, int] = Recipe.size
 ) -> BarkConfig:
     """Return the configuration of a small Bark at 16 kHz with 50 frames a second, each with one semantic
-    token and 6 codes of 9 bits, of which 3 are coarse. Id ranges have no gaps.
+    token and 6 codes of 9 bits, of which 4 are coarse. Id ranges have no gaps.
     """
-    codebook_size, n_coarse, n_codebooks, n_text = 512, 3, 6, 128
+    codebook_size, n_coarse, n_codebooks, n_text = 512, 4, 6, 128
     layers, heads, width = size
     text_pad = n_semantic_ids + 1 + n_text_ids
     coarse_pad = n_semantic_ids + n_coarse * codebook_size
@@ -63,8 +63,8 @@ def voice_config(
         coarse_infer=coarse_pad + 1,
         n_coarse_semantic=80,
         n_coarse=n_coarse,
-        coarse_window=60,
-        max_coarse_history=120,
+        coarse_window=80,
+        max_coarse_history=160,
         frame_rate=50.0,
         n_codebooks=n_codebooks,
         codebook_size=codebook_size,
