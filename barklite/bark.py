@@ -136,7 +136,6 @@ class Bark:
             raise ValueError("a revision belongs to a Hub id, but none is given")
         if name_or_path is None:
             opened, repo = formats.open_built_in(load.encoder), None
-            dtype = torch.float32 if dtype is None else dtype  # stored in 16 bits only for a small package
         else:
             opened, repo = hub.find(
                 os.fspath(name_or_path), load.revision, load.local_files_only, load.encoder

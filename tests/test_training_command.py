@@ -115,6 +115,9 @@ def test_the_formats_of_the_export(finished, capsys):
         }
         assert {tensor.dtype for tensor in stored["coarse"].values()} == expected
         assert {tensor.dtype for tensor in stored["codec"].values()} == expected
+        bark = Bark.from_pretrained(finished / "checkpoint", device="cpu")
+        assert {tensor.dtype for tensor in bark.coarse.parameters()} == {torch.float32}
+        assert len(bark.generate("ab", "low", seed=0).semantic)  # mixed types would fail
         if dtype == "int8":
             kept = [key for key, tensor in stored["codec"].items() if tensor.dtype == torch.int8]
             assert kept

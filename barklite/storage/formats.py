@@ -332,13 +332,16 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dequantized(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Dequantize int8 tensors with their scales per row (`x.scale`) to float32; keep other tensors."""
-    for key in [key for key, tensor in state.items() if tensor.dtype == torch.int8]:
+    """Dequantize int8 tensors with their scales per row (`x.scale`). The whole state is then float32; without
+    int8 tensors it stays as it is.
+    """
+    rounded = [key for key, tensor in state.items() if tensor.dtype == torch.int8]
+    for key in rounded:
         scale = state.pop(f"{key}.scale", None)
         if scale is None or scale.shape != state[key].shape[:1]:
             raise ValueError(f"{path}: tensor {key!r} is int8 and needs {key}.scale, one number per row")
         state[key] = state[key].float() * scale.float().view(-1, *[1] * (state[key].ndim - 1))
-    return state
+    return {key: tensor.float() for key, tensor in state.items()} if rounded else state
 
 
 def _tensors(content: Mapping) -> dict[str, Tensor]:
