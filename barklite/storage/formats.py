@@ -332,9 +332,7 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dequantized(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Dequantize int8 tensors with their scales per row (`x.scale`). The whole state is then float32; without
-    int8 tensors it stays as it is.
-    """
+    """A state with int8 tensors and their scales per row (`x.scale`), in float32; another one as it is."""
     rounded = [key for key, tensor in state.items() if tensor.dtype == torch.int8]
     for key in rounded:
         scale = state.pop(f"{key}.scale", None)
