@@ -583,6 +583,9 @@ def test_flite_speaks(speaker, flite):
     rough = speak("are you there, my lion?", speaker, keep_audio=False)
     assert (rough.phones, rough.words) == (speech.phones, speech.words)
     assert np.array_equal(rough.f0, speech.f0)
+    assert len(rough.audio) == len(speech.audio)
+    assert not rough.audio.any()
+    assert speech.audio.any()
     with pytest.raises(ValueError, match="flite has no voice 'xx'"):
         speak("hello", Speaker("x", "xx", 100.0, 0.1, 1.0))
 

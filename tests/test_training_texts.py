@@ -12,8 +12,8 @@ from barklite.training.texts import (
     held_out,
     rare,
     training_texts,
-    wordnet_examples,
     wordnet_names,
+    wordnet_sentences,
 )
 
 WORDNET = Path("/usr/share/wordnet")  # where Debian's wordnet-base puts it
@@ -48,6 +48,8 @@ DROPPED = [
 ]
 
 
+MEANING = "a plant (or animal) that is small; 3 of them; one of any kind"  # as is each example's definition
+DEFINITIONS = ["a plant that is small", "one of any kind"]
 NAMES = [  # lexicographer file, lemmas
     ("18", "Armstrong", "Neil_Armstrong"),
     ("18", "JFK", "St._Francis", "teacher", "O'Neill", "B"),
@@ -67,7 +69,7 @@ def wordnet(tmp_path):
     examples = [*KEPT, *DROPPED]
     for i, part in enumerate(("noun", "verb", "adj", "adv")):
         rows = [
-            f'0000{n:04} 29 v 01 word 0 000 | a meaning; "{example}"; "{example}"  \n'
+            f'0000{n:04} 29 v 01 word 0 000 | {MEANING}; "{example}"; "{example}"  \n'
             for n, example in enumerate(examples[i::4])
         ]
         odd = '00009999 29 v 01 word 0 000 | say "hello to all; "this is outside" and so on  \n'
@@ -75,20 +77,20 @@ def wordnet(tmp_path):
     with (tmp_path / "data.noun").open("a", encoding="latin-1") as file:
         for n, (kind, *lemmas) in enumerate(NAMES):
             both = " ".join(f"{lemma} 0" for lemma in lemmas)
-            file.write(f"0001{n:04} {kind} n {len(lemmas):02x} {both} 000 | a name  \n")
+            file.write(f"0001{n:04} {kind} n {len(lemmas):02x} {both} 000 | 1 name  \n")
     (tmp_path / "cntlist.rev").write_text("".join(f"{word}%1:04:00:: 1 3\n" for word in WORDS))
     return tmp_path
 
 
-def test_wordnet_examples_are_cleaned_sorted_and_unique(wordnet):
-    assert wordnet_examples(wordnet) == sorted(text for text in KEPT.values() if text)
+def test_wordnet_sentences_are_cleaned_sorted_and_unique(wordnet):
+    assert wordnet_sentences(wordnet) == sorted([*filter(None, KEPT.values()), *DEFINITIONS])
 
 
 @pytest.mark.parametrize("name", ["data.noun", "data.adv", "cntlist.rev"])
 def test_an_incomplete_wordnet_directory_is_an_error_in_words(wordnet, name):
     (wordnet / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{name}.*wordnet-base"):
-        wordnet_examples(wordnet)
+        wordnet_sentences(wordnet)
     with pytest.raises(FileNotFoundError, match="wordnet-base"):
         training_texts(wordnet, 3, 0, 0, ())
 
@@ -249,7 +251,7 @@ def test_training_texts_are_shuffled_by_the_seed_and_unique(wordnet):
 
 def test_one_training_text_in_twenty_joins_two_others(wordnet):
     texts = training_texts(wordnet, 2000, 0, 7, ())
-    single = {words(text) for text in [*everyday(2000, 7), *wordnet_examples(wordnet)]}
+    single = {words(text) for text in [*everyday(2000, 7), *wordnet_sentences(wordnet)]}
     joined = [text for text in texts if words(text) not in single]
     assert 0.04 < len(joined) / len(texts) < 0.06
     assert {", ", ". ", "? "} <= {mark for mark in (", ", ". ", "? ") for text in joined if mark in text}
@@ -259,9 +261,9 @@ def test_one_training_text_in_twenty_joins_two_others(wordnet):
 
 
 @pytest.mark.skipif(not (WORDNET / "data.noun").exists(), reason="needs WordNet 3 (Debian's wordnet-base)")
-def test_the_real_wordnet_gives_tens_of_thousands_of_texts():
-    examples = wordnet_examples(WORDNET)
-    assert len(examples) > 40_000
+def test_the_real_wordnet_gives_many_texts():
+    examples = wordnet_sentences(WORDNET)
+    assert len(examples) > 150_000
     assert all(ALPHABET.fullmatch(t) and len(t) <= 120 and 2 <= len(words(t).split()) <= 20 for t in examples)
     names = wordnet_names(WORDNET)
     assert all(len(found) > 2000 for found in names.values())

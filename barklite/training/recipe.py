@@ -33,8 +33,8 @@ class Recipe:
     """The corpus and model sizes of the command `voice`; `SETTINGS` has the training settings."""
 
     wordnet: str = "/usr/share/wordnet"
-    n_everyday: int = 40_000
-    n_rare: int = 36_000
+    n_everyday: int = 60_000
+    n_rare: int = 70_000
     n_audio: int = 8_000  # texts with audio, by alternating speakers
     seed: int = 0
     size: tuple[int, int, int] = (5, 6, 192)  # layers, heads, width of each token model

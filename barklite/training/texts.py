@@ -1,9 +1,9 @@
 """The texts of the built-in English voice: what the synthetic speaker reads aloud for training.
 
-Three sources. WordNet's example sentences bring many words, each in few sentences; `everyday` brings the
-common words of speech, the contractions, the numbers and the letters, in sentences that small grammars make;
-and `rare` puts WordNet's names of people and places, its less common words, dates, times, prices and measures
-into longer ones.
+Three sources. WordNet's example sentences and definitions bring many words, each in few sentences; `everyday`
+brings the common words of speech, the contractions, the numbers and the letters, in sentences that small
+grammars make; and `rare` puts WordNet's names of people and places, its less common words, dates, times,
+prices and measures into longer ones.
 
 The grammars are in `everyday.txt` and `rare.txt`. Everything is lower case and uses only the letters, the
 apostrophe and `,.?!`.
@@ -39,8 +39,9 @@ ABBREVIATIONS |= {"jan", "feb", "aug", "oct", "dec"}
 # ---------------------------------------------------------------------------------------------- WordNet
 
 
-def wordnet_examples(directory: str | Path) -> list[str]:
-    """The quoted example sentences of a WordNet 3 `dict` directory, cleaned, sorted, each once.
+def wordnet_sentences(directory: str | Path) -> list[str]:
+    """The quoted example sentences and the definitions of a WordNet 3 `dict` directory, cleaned, sorted, each
+    once. What a definition has in parentheses is left out.
 
     Kept are texts of 2 to 20 words and at most 120 characters that a speaker can read without guessing: no
     digits, initials, abbreviations or words in capitals. FileNotFoundError if a data file is not there.
@@ -53,7 +54,9 @@ def wordnet_examples(directory: str | Path) -> list[str]:
                 continue
             gloss = line.split(" | ", 1)[1]
             if gloss.count('"') % 2 == 0:  # else there is no telling the examples from the definition
-                found.update(filter(None, map(_clean, re.findall(r'"([^"]+)"', gloss))))
+                definition, *rest = gloss.split('"')
+                definitions = re.sub(r"\(.*?\)", "", definition).split(";")
+                found.update(filter(None, map(_clean, (*definitions, *rest[::2]))))
     return sorted(found)
 
 
@@ -308,7 +311,7 @@ def held_out() -> list[str]:
 def training_texts(
     wordnet: str | Path, n_everyday: int, n_rare: int, seed: int, without: Iterable[str]
 ) -> list[str]:
-    """WordNet's examples, `n_everyday` everyday sentences and `n_rare` with rare words, shuffled by
+    """WordNet's sentences, `n_everyday` everyday sentences and `n_rare` with rare words, shuffled by
     `seed`; one text in 20 joins two.
 
     No text has the same words as another one, nor as one in `without`: case and punctuation do not count, and
@@ -321,7 +324,7 @@ def training_texts(
         key = _key(text)
         return key not in taken and not taken.add(key)
 
-    texts = [t if t[-1] in ".?!" else t + "." * rng.randrange(2) for t in wordnet_examples(wordnet)]
+    texts = [t if t[-1] in ".?!" else t + "." * rng.randrange(2) for t in wordnet_sentences(wordnet)]
     texts += everyday(n_everyday, seed) + rare(n_rare, seed, wordnet_names(wordnet))
     texts = list(filter(new, texts))
     joined = filter(new, _pairs(texts, len(texts) // (JOINED_SHARE - 1), rng))
