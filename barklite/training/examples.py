@@ -62,7 +62,7 @@ class Examples:
         others = self.speakers.get(self.corpus.rows[i].speaker, [])
         if not others or rng.random() >= PROMPTED:
             return None
-        j = int(rng.choice(others))
+        j = others[rng.integers(len(others))]
         return None if j == i else j  # its own codes would give the answer away
 
     def measure(self, model: nn.Module, which: str, n: int, rng: np.random.Generator) -> Loss:
