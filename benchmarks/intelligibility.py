@@ -93,7 +93,7 @@ def with_interval(errors: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
     drawn = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))
     low, high = np.percentile(errors[drawn].sum(1) / lengths[drawn].sum(1), (2.5, 97.5))
     value = errors.sum() / lengths.sum()
-    return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}
+    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 class Recogniser:

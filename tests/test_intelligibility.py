@@ -113,6 +113,11 @@ def test_an_interval():
     assert better["low"] < better["value"] < better["high"] <= 0
 
 
+def test_an_interval_is_not_rounded_before_it_is_printed():
+    found = intelligibility.with_interval(np.array([152.0]), np.array([866]))
+    assert intelligibility.percent(found["value"]) == "17.6 %"  # of 17.552; 17.55 would give 17.5
+
+
 def test_the_whole_without_a_source(checkpoint, no_flite, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(intelligibility, "Recogniser", Deaf)
     monkeypatch.setattr(natural, "Opinion", Indifferent)
@@ -128,7 +133,7 @@ def test_the_whole_without_a_source(checkpoint, no_flite, monkeypatch, capsys, t
     for voice in ("low", "high"):
         assert list(result["voices"][voice]) == ["barklite float32", "barklite int4"]
         for one in result["voices"][voice].values():
-            assert one["word_errors"] == {"value": 0.3333, "low": 0.0, "high": 0.5}  # "you" and "over"
+            assert one["word_errors"] == {"value": 2 / 6, "low": 0.0, "high": 0.5}  # "you" and "over"
             assert 0 < one["audio_s"] <= 2 * 0.62
             assert one["real_time_factor"] > 0
             assert 0 <= one["cut"] <= 1
