@@ -114,6 +114,8 @@ a 10-km run -> a ten kilometer run
 5 m² -> five meters squared
 1/2 3/4 2/3 3/8 1/3 -> one half three quarters two thirds three eighths one third
 5 1/2 5½ ¼ -> five and one half five and one half one quarter
+2½ lbs. of 3/4 tsp 2/3 oz 3/4-kg 5% -> two and one half pounds of three quarters of a teaspoon two thirds of an ounce three quarters kilogram five percent
+10%-20%, 5°–10°, -5°C -> ten percent to twenty percent, five degrees to ten degrees, minus five degrees celsius
 1/2 km 8/10 7/0 13/17 -> one half kilometer eight out of ten seven over zero thirteen over seventeen
 24/7 9/11 50/50 -> twenty four seven nine eleven fifty fifty
 5-10 people -> five to ten people
@@ -167,6 +169,9 @@ OK ok. -> okay okay.
 MP3 H2O B2B PS5 4K -> m p three h two o b two b p s five four k
 COVID-19 -> covid nineteen
 World War II -> world war two
+Louis XIV's, Henry V, Pius X. So -> louis the fourteenth's, henry the fifth, pius x. so
+Elizabeth I was, Paul V. Smith, George IIII -> elizabeth i was, paul v smith, george i i i i
+AT&T's R&D -> a t and t's r and d
 """
 
 

@@ -176,13 +176,18 @@ _UNITS = _table("""
     kg: kilogram, g: gram, mg: milligram, lb: pound, lbs: pound, oz: ounce, ml: milliliter, mL: milliliter,
     L: liter, kW: kilowatt, kWh: kilowatt-hour, TB: terabyte, GB: gigabyte, MB: megabyte, KB: kilobyte,
     kB: kilobyte, Hz: hertz, kHz: kilohertz, MHz: megahertz, GHz: gigahertz, ms: millisecond, h: hour,
-    hr: hour, hrs: hour, min: minute, mins: minute, sec: second
+    hr: hour, hrs: hour, min: minute, mins: minute, sec: second, tsp: teaspoon, tbsp: tablespoon
 """)
 _SPECIAL = _table("""
     24/7: twenty four seven, 9/11: nine eleven, 50/50: fifty fifty, 911: nine one one, w/o: without, w/: with,
     'n': and, C#: c sharp, c#: c sharp, Ph.D: p h d, Ph.D.: p h d
 """)
 _CITED = _table("no: number, nos: numbers, p: page, pp: pages, vol: volume, ch: chapter, fig: figure")
+_RULERS = "|".join(_words("""
+    Alexander Catherine Charles Edward Elizabeth Francis Frederick George Henry James John Louis Mary Napoleon
+    Nicholas Paul Peter Philip Pius Richard Wilhelm William
+"""))
+_NUMERALS = _words("_ I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI XVII XVIII XIX XX")
 _SIGNS = _table("&: and, +: plus, =: equals, @: at, %: percent, °: degrees, ¢: cents")
 _N = r"(?:\d{1,3}(?:,\d{3}){1,9}(?!\d)|\d+)(?:\.\d+)?"
 _SIGN = r"[$£€¥]"
@@ -264,6 +269,8 @@ def _decade(match: re.Match) -> str:
 def _unit(match: re.Match) -> str:
     n, joint, unit = match.groups()
     name = _UNITS[unit] if "-" in joint else _many(_UNITS[unit], n)
+    if re.fullmatch(r"\d+/\d+", n) and n[:2] != "1/" and "-" not in joint:  # 3/4 h
+        name = f"of {'an' if name[0] == 'o' or unit[0] == 'h' else 'a'} {_UNITS[unit]}"
     return f"{_number(n) if re.fullmatch(_N, n) else n} {name}"
 
 
@@ -277,6 +284,14 @@ def _fraction(match: re.Match) -> str:
     name = {2: "half", 4: "quarter"}.get(d) or _ordinal(_small(d))
     words = f"{_cardinal(top)} {name if n == 1 else _plural(name)}"
     return f"{_number(whole)} and {words}" if whole else words
+
+
+def _ruler(match: re.Match) -> str:
+    """`Louis XIV`; not `Elizabeth I`, because it may be `I`."""
+    name, numeral = match.groups()
+    if numeral not in _NUMERALS:
+        return match[0]
+    return f"{name} the {_ordinal(_small(_NUMERALS.index(numeral)))}"
 
 
 def _each(table: dict[str, str]) -> str:
@@ -310,7 +325,7 @@ _RULES = [
     _rule(r"\+\d{1,3}(?:[- ]\d{2,4}){2,4}(?![\w-])|(?<![\w-])\d+(?:-\d+){2,}(?![\w-])", _groups),
     _rule(r"(?<![\d.])\d+(?:\.\d+){2,}", lambda match: " point ".join(map(_number, match[0].split(".")))),
     # signs between numbers
-    _rule(rf"(?<![\w.)%])-(?={_SIGN}?\.?\d)", "minus"),
+    _rule(rf"(?<![\w.)%°])-(?={_SIGN}?\.?\d)", "minus"),
     _rule(
         rf"(?:(?P<sign>{_SIGN}) ?(?P<n>{_N})(?:[-–]{_SIGN}?(?P<to>{_N}))?"
         rf"|(?<![\d.,])(?P<m>{_N}) ?(?P<after>[£€¥]))"
@@ -319,6 +334,7 @@ _RULES = [
     ),
     _rule(rf"(?<=\d)( ?[AaPp]\.?[Mm]\.?)? ?– ?(?={_SIGN}?\d)", r"\1 to"),
     _rule(rf"(?<=\d)( ?[AaPp]\.?[Mm]\.? ?(?=-))?- ?(?={_SIGN}?\d)", r"\1 to"),
+    _rule(r"(?<=\d[%°])[-–](?=\d)", "to"),
     _rule(r"(?<=\d) - (?=\d)", "minus"),
     _rule(r"(?<=\d) ?[×*] ?(?=\d)", "times"),
     _rule(r"(?<=\d) ?x ?(?=\d)", "by"),
@@ -337,10 +353,12 @@ _RULES = [
     _rule(r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,9}|\d+)(?i:st|nd|rd|th)\b", lambda m: _ordinal(_number(m[1]))),
     _rule(r"(?<![\d.,])(\d{3}0|\d0)'?s\b", _decade),
     _rule(r"(?<![\w.])(\d{1,2})'(\d{1,2})(?:\"|(?!\w))", lambda m: f"{_number(m[1])} foot {_number(m[2])}"),
-    _rule(rf"(?<![\d.,/])([\d.,/]*\d)( ?-?)({_each(_UNITS)})(?![A-Za-z\d])(?:\.(?= [a-z]))?", _unit),
+    _rule(rf"(?<![\d.,/])((?:\d{{1,4}} (?=\d{{1,3}}/))?[\d.,/]*\d)( ?-?)({_each(_UNITS)})(?![A-Za-z\d])(?:\.(?= [a-z]))?", _unit),
     _rule(r"(?<![\d/.])(?:(\d{1,4}) )?(\d{1,3})/(\d{1,4})(?![\d/]|\.\d)", _fraction),
     _rule(r"(?<![\w.,])(1[1-9]\d\d|20\d\d)(?!\d|[.,]\d)", lambda match: _year(match[1])),
     _rule(rf"{_N}|(?<!\w)\.\d+", lambda match: _number(match[0])),
+    (re.compile(r"\bAT&T\b"), lambda match: "A T and T"),
+    (re.compile(rf"\b({_RULERS}) ([IVX]{{2,5}}|[VX](?!\.))(?!\w)"), _ruler),
     # remaining symbols
     *(_rule(re.escape(sign), name) for sign, name in _SIGNS.items()),
     _rule(r"#(?=[A-Za-z])", "hashtag"),
