@@ -20,9 +20,9 @@ FRAMES_A_UNIT = 6  # semantic ids per phone; the last one repeats
 
 SETTINGS = {
     "quantizer": Settings(steps=600, batch_size=4096),
-    "decoder": Settings(steps=58_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
+    "decoder": Settings(steps=77_000, batch_size=8, lr=1.5e-3, muon_lr=0, decay=0.6),
     "encoder": Settings(steps=6_400, batch_size=8, lr=1.5e-3, muon_lr=0),
-    "semantic": Settings(steps=37_000, batch_size=16),
+    "semantic": Settings(steps=44_500, batch_size=16),
     "coarse": Settings(steps=7_800, batch_size=16),
     "fine": Settings(steps=1_300, batch_size=12),
 }
