@@ -114,8 +114,9 @@ a 10-km run -> a ten kilometer run
 5 m² -> five meters squared
 1/2 3/4 2/3 3/8 1/3 -> one half three quarters two thirds three eighths one third
 5 1/2 5½ ¼ -> five and one half five and one half one quarter
-2½ lbs. of 3/4 tsp 2/3 oz 3/4-kg 5% -> two and one half pounds of three quarters of a teaspoon two thirds of an ounce three quarters kilogram five percent
-10%-20%, 5°–10°, -5°C -> ten percent to twenty percent, five degrees to ten degrees, minus five degrees celsius
+2½ lbs. of 3/4 tsp -> two and one half pounds of three quarters of a teaspoon
+2/3 oz, 3/4-kg -> two thirds of an ounce, three quarters kilogram
+10%-20%, 5°–10° -> ten percent to twenty percent, five degrees to ten degrees
 1/2 km 8/10 7/0 13/17 -> one half kilometer eight out of ten seven over zero thirteen over seventeen
 24/7 9/11 50/50 -> twenty four seven nine eleven fifty fifty
 5-10 people -> five to ten people

@@ -577,9 +577,9 @@ def test_flite_speaks(speaker, flite):
     decided = speech.f0[(np.arange(T) * 4 + 2).clip(max=len(speech.f0) - 1)]
     both = (heard[0].numpy() > 0) & (decided > 0)
     assert both.mean() > 0.5
-    assert (
-        np.median(np.abs(np.log(heard[0].numpy()[both] / decided[both]))) < 0.04
-    )  # the rise is in the sound
+    assert np.median(np.abs(np.log(heard[0].numpy()[both] / decided[both]))) < 0.04
+    last = np.flatnonzero(both)[-6:]  # the rise is in the sound
+    assert np.median(heard[0].numpy()[last] / decided[last]) == pytest.approx(1.0, abs=0.1)
     rough = speak("are you there, my lion?", speaker, keep_audio=False)
     assert (rough.phones, rough.words) == (speech.phones, speech.words)
     assert np.array_equal(rough.f0, speech.f0)
