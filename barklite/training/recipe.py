@@ -101,7 +101,7 @@ def voice_config(
         tokens=tokens,
         tokenizer="english",
         generation=GenerationConfig(
-            semantic=SamplingConfig(0.0),  # greedy is most intelligible
+            semantic=SamplingConfig(0.0),
             coarse=SamplingConfig(0.2),
             fine=SamplingConfig(0.0),
             min_eos_p=0.5,
