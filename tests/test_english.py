@@ -116,6 +116,7 @@ a 10-km run -> a ten kilometer run
 5 1/2 5½ ¼ -> five and one half five and one half one quarter
 2½ lbs. of 3/4 tsp -> two and one half pounds of three quarters of a teaspoon
 2/3 oz, 3/4-kg -> two thirds of an ounce, three quarters kilogram
+9/10 min 7/13 km 3/4 h -> nine out of ten minutes seven over thirteen kilometers three quarters of an hour
 10%-20%, 5°–10° -> ten percent to twenty percent, five degrees to ten degrees
 1/2 km 8/10 7/0 13/17 -> one half kilometer eight out of ten seven over zero thirteen over seventeen
 24/7 9/11 50/50 -> twenty four seven nine eleven fifty fifty

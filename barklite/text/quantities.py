@@ -1,4 +1,4 @@
-"""Numbers, dates, money and units in words, for `english.spell_out`."""
+"""Numbers, dates, money, units and rulers' numerals in words, for `english.spell_out`."""
 
 import re
 
@@ -30,11 +30,12 @@ _ORDINALS = table("""
 
 
 def say_digits(text: str) -> str:
+    """`042`: zero four two."""
     return " ".join(_ONES[int(digit)] for digit in text)
 
 
 def say_small(n: int) -> str:
-    """0 to 999."""
+    """A whole number below a thousand."""
     if n >= 100:
         return f"{_ONES[n // 100]} hundred" + (f" {say_small(n % 100)}" if n % 100 else "")
     if n < 20:
@@ -62,6 +63,7 @@ def say_number(text: str) -> str:
 
 
 def say_year(digits: str) -> str:
+    """`1905`: nineteen oh five."""
     century, rest = divmod(int(digits), 100)
     if not 10 < century < 100 or (century % 10 == 0 and rest < 10):
         return _cardinal(digits)
@@ -71,6 +73,7 @@ def say_year(digits: str) -> str:
 
 
 def say_ordinal(words: str) -> str:
+    """twenty one: twenty first."""
     start, space, last = words.rpartition(" ")
     regular = last[:-1] + "ieth" if last.endswith("y") else last.removesuffix("t") + "th"
     return start + space + _ORDINALS.get(last, regular)
@@ -120,6 +123,7 @@ def _many(name: str, n: str) -> str:
 
 
 def say_date(year: str, month: str, day: str) -> str | None:
+    """None if the numbers are no date."""
     if 1 <= int(month) <= 12 and 1 <= int(day) <= 31:
         return f"{_MONTHS[int(month) - 1]} {say_ordinal(say_small(int(day)))}, {say_year(year)}"
     return None
@@ -132,6 +136,7 @@ def say_slashed_date(match: re.Match) -> str:
 
 
 def say_named_date(match: re.Match) -> str:
+    """`May 3, 1999` or `3 May`"""
     month, year = _MONTHS[_MONTH_NUMBERS[match["month"].rstrip(".")]], match["year"]
     day = say_ordinal(say_small(int(match["day"])))
     date = f"{month} {day}" if match.start("month") < match.start("day") else f"the {day} of {month}"
@@ -139,6 +144,7 @@ def say_named_date(match: re.Match) -> str:
 
 
 def say_money(match: re.Match) -> str:
+    """`$5.20`, `£3-4` or `€3bn`"""
     sign, n, to = match["sign"] or match["after"], match["n"] or match["m"], match["to"]
     unit, part = _CURRENCIES[sign].split()
     if magnitude := match["magnitude"]:
@@ -155,19 +161,22 @@ def say_money(match: re.Match) -> str:
 
 
 def say_decade(match: re.Match) -> str:
+    """`1990s` or `80s`"""
     n = match[1]
     return _plural(say_year(n) if len(n) == 4 else _cardinal(n))
 
 
 def say_unit(match: re.Match) -> str:
+    """`5 km`, `10-km` or `3/4 h`; a fraction's own words come later."""
     n, joint, unit = match.groups()
     name = UNITS[unit] if "-" in joint else _many(UNITS[unit], n)
-    if re.fullmatch(r"\d+/\d+", n) and n[:2] != "1/" and "-" not in joint:  # 3/4 h
+    if re.fullmatch(r"(?:[2-9]|1\d)/(?:[2-9]|1[26])", n) and "-" not in joint:
         name = f"of {'an' if name[0] == 'o' or unit[0] == 'h' else 'a'} {UNITS[unit]}"
     return f"{say_number(n) if re.fullmatch(NUMBER, n) else n} {name}"
 
 
 def say_fraction(match: re.Match) -> str:
+    """`5 1/2` or `3/4`"""
     whole, top, bottom = match.groups()
     n, d = int(top), int(bottom)
     if d in (10, 100) and n > 1 and not whole:

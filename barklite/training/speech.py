@@ -157,10 +157,11 @@ class Flite:
             frames = track.contents.frames
             f0 = np.array([frames[i][0] for i in range(track.contents.num_frames)])
             higher = raised(text, segments, f0)
-            for i, value in enumerate(higher):
-                frames[i][0] = value
-            silence = np.zeros(round((len(f0) - 1) * TRACK * RATE), np.int16)
-            samples = self._synthesise(features, track) if keep_audio else silence
+            samples = np.zeros(round((len(f0) - 1) * TRACK * RATE), np.int16)
+            if keep_audio:
+                for i, value in enumerate(higher):
+                    frames[i][0] = value
+                samples = self._synthesise(features, track)
         finally:
             lib.delete_utterance(utterance)
         return samples, higher, segments
